@@ -1,0 +1,95 @@
+"""The type of an operator's row. `hpc_alpa.ops` fills the table; everything else reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpc_alpa.errors import GraphError
+from hpc_alpa.ir.types import TensorType
+
+Params = Mapping[str, Any]
+Types = tuple[TensorType, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a kernel is told besides its arrays.
+
+    Attributes:
+        params: the equation's parameters.
+        type: type of the output tile that this call makes.
+        starts: for each output dim, where the tile starts in the whole array.
+        extents: shape of the whole output.
+        offsets: start of each input-only factor that the rule marks `@` (the table of a gather).
+    """
+
+    params: Params
+    type: TensorType
+    starts: tuple[int, ...]
+    extents: tuple[int, ...]
+    offsets: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def whole(cls, params: Params, type: TensorType, offsets: Mapping[str, int]) -> Call:
+        """The call that makes the whole output at once."""
+        return cls(params, type, (0,) * type.ndim, type.shape, offsets)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator: one row of the table, one field per meaning.
+
+    Attributes:
+        name: the word in the graph's text.
+        infer: (input types, params, wanted type or None) -> output type; raises `GraphError`.
+        reference: (call, *arrays) -> array, in plain NumPy on an array module's arrays.
+        vjp: (builder, equation, cotangent) -> one cotangent or None per input; None: no gradient
+            flows through this operator.
+        flops: (input types, output type, params) -> floating-point operations.
+        rule: (input types, output type, params) -> `ops.rule.Rule`, how dims relate.
+        kernel: family function in `hpc_alpa.kernels` that runs it, or None for the reference.
+        cost: class of the operator in the cost database.
+        expand: for a fused operator, (builder, inputs, equation) -> output from simple operators.
+        view: the output shares the input's memory on a host.
+    """
+
+    name: str
+    infer: Callable[[Types, Params, TensorType | None], TensorType]
+    reference: Callable[..., Any]
+    vjp: Callable[..., Any] | None
+    flops: Callable[[Types, TensorType, Params], float]
+    rule: Callable[[Types, TensorType, Params], Any]
+    kernel: Callable[..., Any] | None = None
+    cost: str = "elementwise"
+    expand: Callable[..., Any] | None = None
+    view: bool = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return op, (self.name,)
+
+
+TABLE: dict[str, Op] = {}
+
+
+def define(name: str, **columns: Any) -> Op:
+    """Add a row. A second row of the same name is a programming error."""
+    assert name not in TABLE, f"operator {name!r} is defined twice"
+    TABLE[name] = Op(name, **columns)
+    return TABLE[name]
+
+
+def op(name: str) -> Op:
+    """The row of an operator; raises `GraphError` with the near names when there is none."""
+    try:
+        return TABLE[name]
+    except KeyError:
+        import difflib
+
+        near = difflib.get_close_matches(name, TABLE, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise GraphError(f"there is no operator {name!r}{hint}") from None

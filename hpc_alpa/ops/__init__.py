@@ -1,0 +1,20 @@
+"""The operator table: one row per operator, one column per meaning (`ir.op.Op`).
+
+Importing this package fills `ir.op.TABLE`.
+"""
+
+from hpc_alpa.ir.op import TABLE
+from hpc_alpa.ops import (
+    contraction,
+    elementwise,
+    fused,
+    indexing,
+    movement,
+    reduction,
+    source,
+)
+from hpc_alpa.ops.rule import Rule
+
+__all__ = [
+    "TABLE", "Rule", "contraction", "elementwise", "fused", "indexing", "movement", "reduction", "source",
+]  # fmt: skip
