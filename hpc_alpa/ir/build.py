@@ -57,11 +57,12 @@ class Builder:
     def emit(
         self, name: str, *inputs: Operand, type: TensorType | None = None, **params: Any
     ) -> Var:
-        """Append one equation. Python numbers become 0-d constants of the first value's dtype."""
+        """Append one equation. Python numbers become 0-d constants of the last value's dtype."""
         row = op(name)
-        dtype = next((x.type.dtype for x in inputs if isinstance(x, Var)), None)
+        # The last: the first operand of `select` is a mask.
+        dtype = next((x.type.dtype for x in reversed(inputs) if isinstance(x, Var)), None)
         args = tuple(x if isinstance(x, Var) else self._literal(name, x, dtype) for x in inputs)
-        out = self.new(row.infer(tuple(v.type for v in args), params, type))
+        out = self.new(row.output_type(tuple(v.type for v in args), params, type))
         self.eqns.append(
             Eqn(row, args, out, freeze(params), self.phase, self.origin, self.layer, self.source)
         )

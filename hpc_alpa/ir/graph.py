@@ -6,10 +6,13 @@ A graph prints, parses (`parse(str(graph)) == graph`, see `ir.text`), compares a
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from hpc_alpa.ir.op import Op
 from hpc_alpa.ir.types import TensorType
@@ -63,7 +66,15 @@ class Eqn:
 
 def freeze(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """Parameters in the order and with the hashable values that an `Eqn` stores."""
-    return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in params.items()))
+    return tuple((k, _frozen(params[k])) for k in sorted(params))
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    # NumPy's numbers would print as `np.int64(1)`; one NaN object, so that it equals itself.
+    value = value.item() if isinstance(value, np.generic) else value
+    return math.nan if isinstance(value, float) and math.isnan(value) else value
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
+
+import numpy as np
 
 from hpc_alpa.errors import GraphError
 from hpc_alpa.ir.types import TensorType
@@ -66,6 +69,22 @@ class Op:
     expand: Callable[..., Any] | None = None
     view: bool = False
 
+    def output_type(
+        self, inputs: Types, params: Params, want: TensorType | None = None
+    ) -> TensorType:
+        """`infer`, where a wrong number of operands or a missing parameter has a name too.
+
+        Raises:
+            GraphError: the operands, their types or the parameters do not fit the operator.
+        """
+        try:
+            return self.infer(inputs, params, want)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            given = ", ".join(map(str, inputs))
+            raise GraphError(
+                f"{self.name} does not take ({given}) with {dict(params)}: {error!r}"
+            ) from error
+
     def __repr__(self) -> str:
         return self.name
 
@@ -79,8 +98,19 @@ TABLE: dict[str, Op] = {}
 def define(name: str, **columns: Any) -> Op:
     """Add a row. A second row of the same name is a programming error."""
     assert name not in TABLE, f"operator {name!r} is defined twice"
+    columns["reference"] = _array(columns["reference"])
     TABLE[name] = Op(name, **columns)
     return TABLE[name]
+
+
+def _array(reference: Callable[..., Any]) -> Callable[..., Any]:
+    # NumPy answers with a scalar where a 0-d array is meant; nothing can be written into a scalar.
+    @wraps(reference)
+    def run(call: Call, *arrays: Any) -> Any:
+        out = reference(call, *arrays)
+        return np.asarray(out) if isinstance(out, np.generic) else out
+
+    return run
 
 
 def op(name: str) -> Op:

@@ -8,6 +8,8 @@ graph(%0:float32[4,8] "params/w", %1:float32[2,4] "batch/x") {
 from __future__ import annotations
 
 import ast
+import json
+import math
 import re
 
 from hpc_alpa.errors import GraphError
@@ -19,7 +21,9 @@ _EQN = re.compile(
     r"^\s*%(\d+):(\S+) = (\w+)\(([^)]*)\)(?: \{(.*)\})?  # (\w+)"
     r"(?: of %(\d+))?(?: layer (\d+))?(?: at (.*))?$"
 )
-_INPUT = re.compile(r'%(\d+):([a-z0-9]+\[[0-9,]*\])(?: "([^"]*)")?')
+_NAME = r'"(?:[^"\\]|\\.)*"'
+_INPUT = re.compile(rf"%(\d+):([a-z0-9]+\[[0-9,]*\])(?: ({_NAME}))?")
+_NAMED = re.compile(rf"^\s*%(\d+) is ({_NAME})$")
 
 
 def format_eqn(e: Eqn, sources: bool = True) -> str:
@@ -36,18 +40,24 @@ def format_eqn(e: Eqn, sources: bool = True) -> str:
 
 
 def _literal(value: object) -> str:
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{_literal(v)}, " for v in value).removesuffix(" ") + ")"
     # The literal 1e999 reads back as infinity; `inf` would be a name.
     return repr(value).replace("inf", "1e999") if isinstance(value, float) else repr(value)
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
 
 
 def format_graph(g: Graph, sources: bool = True) -> str:
     def show(v: Var) -> str:
         name = g.name_of.get(v.id)
-        return f"{v}:{v.type}" + (f' "{name}"' if name else "")
+        return f"{v}:{v.type}" + (f" {_quoted(name)}" if name else "")
 
     head = "graph(" + ", ".join(map(show, g.inputs)) + ") {"
     inputs = {v.id for v in g.inputs}
-    named = [f'  %{i} is "{n}"' for i, n in g.names if i not in inputs]
+    named = [f"  %{i} is {_quoted(n)}" for i, n in g.names if i not in inputs]
     lines = [f"  {format_eqn(e, sources)}" for e in g.eqns]
     return "\n".join([head, *lines, *named, "} -> (" + ", ".join(map(str, g.outputs)) + ")"])
 
@@ -64,7 +74,7 @@ def parse(text: str) -> Graph:
         values[int(number)] = Var(int(number), TensorType.parse(type_text))
         inputs.append(values[int(number)])
         if name:
-            names.append((int(number), name))
+            names.append((int(number), json.loads(name)))
 
     def find(word: str, line: str) -> Var:
         try:
@@ -76,8 +86,8 @@ def parse(text: str) -> Graph:
 
     eqns = []
     for line in lines[1:-1]:
-        if match := re.match(r'^\s*%(\d+) is "([^"]*)"$', line):
-            names.append((int(match[1]), match[2]))
+        if match := _NAMED.match(line):
+            names.append((int(match[1]), json.loads(match[2])))
             continue
         match = _EQN.match(line)
         if match is None:
@@ -98,7 +108,7 @@ def parse(text: str) -> Graph:
         )
         values[out.id] = out
     outputs = tuple(find(w, lines[-1]) for w in lines[-1][6:-1].split(",") if w.strip())
-    return Graph(tuple(inputs), tuple(eqns), outputs, tuple(names))
+    return Graph(tuple(inputs), tuple(eqns), outputs, tuple(sorted(names)))
 
 
 def _parse_params(text: str, line: str) -> tuple[tuple[str, object], ...]:
@@ -107,6 +117,14 @@ def _parse_params(text: str, line: str) -> tuple[tuple[str, object], ...]:
     try:
         call = ast.parse(f"f({text})", mode="eval").body
         assert isinstance(call, ast.Call)
-        return tuple((k.arg or "", ast.literal_eval(k.value)) for k in call.keywords)
+        return tuple((k.arg or "", _value(k.value)) for k in call.keywords)
     except (SyntaxError, ValueError):
         raise GraphError(f"parameters do not parse, in: {line.strip()}") from None
+
+
+def _value(node: ast.expr) -> object:
+    if isinstance(node, ast.Name) and node.id == "nan":
+        return math.nan
+    if isinstance(node, ast.Tuple):
+        return tuple(map(_value, node.elts))
+    return ast.literal_eval(node)

@@ -24,7 +24,10 @@ def verify(graph: Graph) -> Graph:
                 raise GraphError(f"{v} ({v.type}) is used before it is made, in {where}")
         if e.output.id in made:
             raise GraphError(f"{e.output} is assigned twice, in {where}")
-        found = e.op.infer(e.input_types, e.params_dict, e.output.type)
+        try:
+            found = e.op.output_type(e.input_types, e.params_dict, e.output.type)
+        except GraphError as error:
+            raise GraphError(f"{error}, in {where}") from None
         if found != e.output.type:
             raise GraphError(f"the output is {found}, not {e.output.type}, in {where}")
         made[e.output.id] = e.output

@@ -18,6 +18,13 @@ ONE = ((0,), (1,))
 BOTH = ((0, 1),)
 FIRST = ((0,),)
 
+# What NumPy would compute in another dtype than its operands' is cast first, in the open.
+DOMAINS: dict[str, Callable[[TensorType], bool]] = {
+    "any": lambda t: True,
+    "floating": lambda t: t.is_floating,
+    "numeric": lambda t: t.dtype != "bool",
+}
+
 COMPARISONS: dict[str, Callable[..., Any]] = {
     "eq": np.equal, "ge": np.greater_equal, "gt": np.greater,
     "le": np.less_equal, "lt": np.less, "ne": np.not_equal,
@@ -32,11 +39,19 @@ def common_shape(name: str, inputs: Types) -> tuple[int, ...]:
     return shapes.pop() if shapes else ()
 
 
-def infer_same(name: str) -> Callable[[Types, Params, TensorType | None], TensorType]:
+def infer_same(
+    name: str, arity: int, domain: str = "any"
+) -> Callable[[Types, Params, TensorType | None], TensorType]:
+    """Operands of one dtype and one shape (or 0-d); the domain is a key of `DOMAINS`."""
+
     def infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
+        if len(inputs) != arity:
+            raise GraphError(f"{name} takes {arity} operands, not {len(inputs)}")
         dtypes = {t.dtype for t in inputs}
         if len(dtypes) != 1:
             raise GraphError(f"{name} takes operands of one dtype, not {sorted(dtypes)}")
+        if not DOMAINS[domain](inputs[0]):
+            raise GraphError(f"{name} takes {domain} values, not {inputs[0]}; cast them first")
         return TensorType(common_shape(name, inputs), inputs[0].dtype)
 
     return infer
@@ -78,7 +93,7 @@ def _pow_vjp(b: Any, e: Any, ct: Any) -> Any:
     x, y = e.inputs
     return (
         b.mul(ct, b.mul(y, b.pow(x, b.sub(y, 1)))),
-        b.mul(ct, b.mul(e.output, b.log(x))),
+        b.mul(ct, b.mul(e.output, b.log(b.select(b.compare(x, 0, direction="gt"), x, 1)))),
     )
 
 
@@ -91,27 +106,35 @@ def _picked(b: Any, e: Any, ct: Any) -> Any:
 
 _TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
 
-# name: (function, vjp, flops per element, sums, maxima)
+# name: (domain, function, vjp, flops per element, sums, maxima)
 UNARY: dict[str, tuple[Any, ...]] = {  # alphabetical
     "erf": (
+        "floating",
         _erf,
         lambda b, e, ct: (
             b.mul(ct, b.mul(b.exp(b.neg(b.mul(e.inputs[0], e.inputs[0]))), _TWO_OVER_SQRT_PI)),
         ),
         10, (), FIRST,
     ),
-    "exp": (np.exp, lambda b, e, ct: (b.mul(ct, e.output),), 10, (), FIRST),
+    "exp": ("floating", np.exp, lambda b, e, ct: (b.mul(ct, e.output),), 10, (), FIRST),
     # A losing candidate of a partial max may leave the domain of log, sqrt and rsqrt, and NaN wins.
-    "log": (np.log, lambda b, e, ct: (b.div(ct, e.inputs[0]),), 10, (), ()),
-    "neg": (np.negative, lambda b, e, ct: (b.neg(ct),), 1, FIRST, ()),
+    "log": ("floating", np.log, lambda b, e, ct: (b.div(ct, e.inputs[0]),), 10, (), ()),
+    "neg": ("numeric", np.negative, lambda b, e, ct: (b.neg(ct),), 1, FIRST, ()),
     "rsqrt": (
+        "floating",
         _rsqrt,
         lambda b, e, ct: (b.mul(ct, b.mul(b.mul(e.output, -0.5), b.mul(e.output, e.output))),),
         4, (), (),
     ),
-    "sqrt": (np.sqrt, lambda b, e, ct: (b.div(b.mul(ct, 0.5), e.output),), 4, (), ()),
-    "stop_gradient": (np.copy, None, 0, FIRST, FIRST),
+    "sqrt": (
+        "floating",
+        np.sqrt,
+        lambda b, e, ct: (b.div(b.mul(ct, 0.5), e.output),),
+        4, (), (),
+    ),
+    "stop_gradient": ("any", np.copy, None, 0, FIRST, FIRST),
     "tanh": (
+        "floating",
         np.tanh,
         lambda b, e, ct: (b.mul(ct, b.sub(1.0, b.mul(e.output, e.output))),),
         10, (), FIRST,
@@ -119,26 +142,32 @@ UNARY: dict[str, tuple[Any, ...]] = {  # alphabetical
 }  # fmt: skip
 
 BINARY: dict[str, tuple[Any, ...]] = {  # alphabetical
-    "add": (np.add, lambda b, e, ct: (ct, ct), 1, BOTH, ONE),
+    "add": ("numeric", np.add, lambda b, e, ct: (ct, ct), 1, BOTH, ONE),
     "div": (
-        lambda x, y: np.true_divide(x, y),
+        "floating",
+        np.true_divide,
         lambda b, e, ct: (
             b.div(ct, e.inputs[1]),
             b.neg(b.div(b.mul(ct, e.output), e.inputs[1])),
         ),
         4, FIRST, (),
     ),
-    "max": (np.maximum, _picked, 1, (), BOTH),
-    "min": (np.minimum, _picked, 1, (), ()),
-    "mul": (np.multiply, lambda b, e, ct: (b.mul(ct, e.inputs[1]), b.mul(ct, e.inputs[0])), 1, ONE, ()),
-    "pow": (np.power, _pow_vjp, 20, (), ()),
-    "sub": (np.subtract, lambda b, e, ct: (ct, b.neg(ct)), 1, BOTH, FIRST),
+    "max": ("any", np.maximum, _picked, 1, (), BOTH),
+    "min": ("any", np.minimum, _picked, 1, (), ()),
+    "mul": (
+        "any",
+        np.multiply,
+        lambda b, e, ct: (b.mul(ct, e.inputs[1]), b.mul(ct, e.inputs[0])),
+        1, ONE, (),
+    ),
+    "pow": ("numeric", np.power, _pow_vjp, 20, (), ()),
+    "sub": ("numeric", np.subtract, lambda b, e, ct: (ct, b.neg(ct)), 1, BOTH, FIRST),
 }  # fmt: skip
 
-for _name, (_function, _vjp, _flops, _sums, _maxima) in {**UNARY, **BINARY}.items():
+for _name, (_domain, _function, _vjp, _flops, _sums, _maxima) in {**UNARY, **BINARY}.items():
     define(
         _name,
-        infer=infer_same(_name),
+        infer=infer_same(_name, 1 if _name in UNARY else 2, _domain),
         reference=call(_function),
         vjp=_vjp,
         flops=flops(_flops),
@@ -152,14 +181,14 @@ def _infer_compare(inputs: Types, params: Params, want: TensorType | None) -> Te
         raise GraphError(
             f"compare has directions {', '.join(COMPARISONS)}, not {params.get('direction')!r}"
         )
-    return infer_same("compare")(inputs, params, want).with_dtype("bool")
+    return infer_same("compare", 2)(inputs, params, want).with_dtype("bool")
 
 
 def _infer_select(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
     mask, a, b = inputs
     if mask.dtype != "bool":
         raise GraphError(f"select takes a bool mask, not {mask}")
-    return infer_same("select")((a, b), params, want).with_shape(common_shape("select", inputs))
+    return infer_same("select", 2)((a, b), params, want).with_shape(common_shape("select", inputs))
 
 
 def _infer_cast(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
@@ -207,17 +236,6 @@ define(
 )
 
 
-def _infer_map(name: str, arity: int) -> Callable[[Types, Params, TensorType | None], TensorType]:
-    same = infer_same(name)
-
-    def infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
-        if len(inputs) != arity:
-            raise GraphError(f"{name} takes {arity} operands, not {len(inputs)}")
-        return same(inputs, params, want)
-
-    return infer
-
-
 def run_flat(name: str) -> Callable[..., Any]:
     """A kernel over flat arrays of one shape: `kernels.<name>(*arrays, out)`."""
 
@@ -253,7 +271,7 @@ def _gelu_grad_vjp(b: Any, e: Any, ct: Any) -> Any:
 
 define(
     "gelu",  # tanh approximation (Hendrycks and Gimpel 2016, Sec. 2)
-    infer=_infer_map("gelu", 1),
+    infer=infer_same("gelu", 1, "floating"),
     reference=_gelu,
     vjp=lambda b, e, ct: (b.gelu_grad(e.inputs[0], ct),),
     flops=flops(20),
@@ -263,7 +281,7 @@ define(
 )
 define(
     "gelu_grad",
-    infer=_infer_map("gelu_grad", 2),
+    infer=infer_same("gelu_grad", 2, "floating"),
     reference=_gelu_grad,
     vjp=_gelu_grad_vjp,
     flops=flops(25),
