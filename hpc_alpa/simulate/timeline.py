@@ -138,8 +138,7 @@ def to_chrome(timelines: Sequence[Timeline]) -> dict[str, Any]:
     tids = count(len(timelines) + 1)
     for pid, timeline in enumerate(timelines, start=1):
         rows += _names("process", timeline.origin, pid, pid=pid)
-        lanes = sorted(_lanes(timeline.events).items(), key=_by_place)
-        for (rank, stream, lane), events in lanes:
+        for (rank, stream, lane), events in lanes(timeline.events).items():
             tid = next(tids)
             name = f"rank {rank} {stream}" + (f" (lane {lane + 1})" if lane else "")
             rows += _names("thread", name, tid, pid=pid, tid=tid)
@@ -152,25 +151,20 @@ def to_chrome(timelines: Sequence[Timeline]) -> dict[str, Any]:
     return {"traceEvents": rows, "displayTimeUnit": "ms"}
 
 
-Lanes = dict[tuple[int, str, int], list[Event]]
+def lanes(events: Sequence[Event]) -> dict[tuple[int, str, int], list[Event]]:
+    """Events per (rank, stream, lane), in this order, so that none overlap in one lane.
 
-
-def _lanes(events: Sequence[Event]) -> Lanes:
-    """Events per (rank, stream, lane): each goes to the first lane that is free when it starts."""
-    lanes: Lanes = {}
+    Each goes to the first lane of its stream, counted from 0, that is free when it starts.
+    """
+    found: dict[tuple[int, int, int], list[Event]] = {}
     for event in sorted(events, key=_nanoseconds):
         lane = 0
-        while taken := lanes.get((event.rank, event.stream, lane)):
+        while taken := found.get((event.rank, STREAMS.index(event.stream), lane)):
             if _nanoseconds(taken[-1])[1] <= _nanoseconds(event)[0]:
                 break
             lane += 1
-        lanes.setdefault((event.rank, event.stream, lane), []).append(event)
-    return lanes
-
-
-def _by_place(item: tuple[tuple[int, str, int], list[Event]]) -> tuple[int, int, int]:
-    rank, stream, lane = item[0]
-    return rank, STREAMS.index(stream), lane
+        found.setdefault((event.rank, STREAMS.index(event.stream), lane), []).append(event)
+    return {(rank, STREAMS[i], lane): found[rank, i, lane] for rank, i, lane in sorted(found)}
 
 
 def _nanoseconds(event: Event) -> tuple[int, int]:

@@ -1,0 +1,31 @@
+"""What tables and pictures are given: plain values, so that reports depend on no planner."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage of a plan, as a table or a picture shows it. What is not known is `None`.
+
+    Attributes:
+        stage: number of the stage.
+        ranks: global ranks of its submesh; several stages may have the same.
+        mesh: logical shape of the submesh.
+        layers: names of its layers, in order.
+        specs: spec of each main weight by its name, such as {"ffn/w1": "RS1"}.
+        collectives: how many of each kind one step runs on each rank.
+        predicted_seconds, measured_seconds: time of one step in which its ranks are busy.
+        predicted_bytes, measured_bytes: peak memory per rank.
+    """
+
+    stage: int
+    ranks: tuple[int, ...]
+    mesh: tuple[int, ...]
+    layers: tuple[str, ...]
+    specs: Mapping[str, str] = field(default_factory=dict, hash=False)
+    collectives: Mapping[str, int] = field(default_factory=dict, hash=False)
+    predicted_seconds: float | None = None
+    measured_seconds: float | None = None
+    predicted_bytes: float | None = None
+    measured_bytes: float | None = None
