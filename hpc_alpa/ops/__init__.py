@@ -5,6 +5,7 @@ Importing this package fills `ir.op.TABLE`.
 
 from hpc_alpa.ir.op import TABLE
 from hpc_alpa.ops import (
+    boundary,
     contraction,
     elementwise,
     fused,
@@ -16,5 +17,5 @@ from hpc_alpa.ops import (
 from hpc_alpa.ops.rule import Rule
 
 __all__ = [
-    "TABLE", "Rule", "contraction", "elementwise", "fused", "indexing", "movement", "reduction", "source",
+    "TABLE", "Rule", "boundary", "contraction", "elementwise", "fused", "indexing", "movement", "reduction", "source",
 ]  # fmt: skip

@@ -278,7 +278,9 @@ _ROWS: dict[str, tuple[Any, ...]] = {
     "cross_entropy": (
         _infer_cross_entropy, _cross_entropy,
         lambda b, e, ct: (b.cross_entropy_grad(*e.inputs, ct), None),
-        13, lambda i, o, p: bind("b v!, b -> b", i, o),
+        13,
+        # Split classes leave the loss a partial sum: its label's logit is on one device.
+        lambda i, o, p: bind("b v!+, b -> b", i, o),
         _cross_entropy_kernel("cross_entropy"), _expand_cross_entropy,
     ),
     "cross_entropy_grad": (

@@ -1,0 +1,97 @@
+"""Conversions of one stage: their prices while planning, their moves in the plan.
+
+The cheapest path depends on the cost model; the plan keeps the paths that it uses, so that what runs is
+what was priced, whatever costs are at hand when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.cost import Cost
+from hpc_alpa.errors import PlanError
+from hpc_alpa.ir.types import TensorType, numpy_dtype
+from hpc_alpa.sharding import Conversions, Move, ShardingSpec, moves
+from hpc_alpa.sharding.conversions import FREE, Price
+
+
+def price_on(mesh: DeviceMesh, cost: Cost) -> Price:
+    """Seconds of a move on a mesh: of its slowest group."""
+    groups = {}
+
+    def price(move: Move, nbytes: float) -> float:
+        if move.kind in FREE:
+            return 0.0
+        if move.axes not in groups:
+            groups[move.axes] = mesh.groups(move.axes)
+        return seconds(move.kind, nbytes, groups[move.axes])
+
+    @cache
+    def seconds(kind: str, nbytes: float, groups: tuple[tuple[int, ...], ...]) -> float:
+        return max(cost.collective(kind, nbytes, g) for g in groups)
+
+    return price
+
+
+def key(type: TensorType, source: ShardingSpec, target: ShardingSpec) -> str:
+    """`float32[4,8] RR+P0->S0R`."""
+    return f"{type} {source}->{target}"
+
+
+def write(path: tuple[Move, ...]) -> tuple[str, ...]:
+    return tuple(str(m.target) for m in path)
+
+
+class Paths:
+    """Cheapest conversions on one mesh under one price, remembered."""
+
+    def __init__(self, mesh: tuple[int, ...], price: Price) -> None:
+        self.mesh, self.price = mesh, price
+        self._distances: dict[
+            tuple[TensorType, ShardingSpec], Mapping[ShardingSpec, tuple[float, Move | None]]
+        ] = {}
+
+    def _of(
+        self, type: TensorType, source: ShardingSpec
+    ) -> Mapping[ShardingSpec, tuple[float, Move | None]]:
+        at = (type, source)
+        if at not in self._distances:
+            itemsize = numpy_dtype(type.dtype).itemsize
+            table = Conversions(type.shape, itemsize, self.mesh, self.price)
+            self._distances[at] = table.distances(source)
+        return self._distances[at]
+
+    def cost(self, type: TensorType, source: ShardingSpec, target: ShardingSpec) -> float:
+        """Seconds; infinite where the target does not exist on this mesh."""
+        found = self._of(type, source).get(target)
+        return float("inf") if found is None else found[0]
+
+    def path(
+        self, type: TensorType, source: ShardingSpec, target: ShardingSpec
+    ) -> tuple[Move, ...]:
+        best = self._of(type, source)
+        if target not in best:
+            raise PlanError(f"there is no conversion {key(type, source, target)} on {self.mesh}")
+        found: list[Move] = []
+        spec = target
+        while (move := best[spec][1]) is not None:
+            found.append(move)
+            spec = move.source
+        return tuple(reversed(found))
+
+
+def read(
+    text: tuple[str, ...], type: TensorType, source: ShardingSpec, mesh: tuple[int, ...]
+) -> tuple[Move, ...]:
+    """The moves of a path that a plan keeps."""
+    found = []
+    for step in text:
+        target = ShardingSpec.parse(step)
+        move = next((m for m in moves(source, type.shape, mesh) if m.target == target), None)
+        if move is None:
+            raise PlanError(f"the plan's step {source}->{target} of {type} is not a conversion")
+        found.append(move)
+        source = target
+    return tuple(found)

@@ -1,0 +1,138 @@
+"""`Plan`: what the planner decided, as a value that prints, parses, compares and is stored as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.errors import PlanError
+
+FORMAT, VERSION = "hpc_alpa-plan", 1
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its mesh and the strategy of each of its equations.
+
+    Attributes:
+        axes: a name for each mesh axis.
+        strategies: the roles of each equation of the stage's graph, in its order, `a,-`.
+        inputs: the spec of each input of the stage's graph.
+        outputs: the spec of each output of the stage's graph.
+        conversions: (type and mesh-free key, moves): the path of each conversion that is not a
+            single move; see `plan.paths`.
+    """
+
+    mesh_shape: tuple[int, ...]
+    devices: tuple[int, ...]
+    axes: tuple[str, ...]
+    strategies: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    conversions: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def mesh(self) -> DeviceMesh:
+        return DeviceMesh(self.mesh_shape, self.devices)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole step: stages on submeshes, the schedule, the microbatches.
+
+    Attributes:
+        graph: digest of the traced step; a plan runs only the graph that it was made for.
+        cluster: digest of the cluster; `costs`: (name, digest) of the cost model, reported when
+            another one is in use, not refused.
+        cuts: where stages start among the forward equations (`step.anchors`).
+        resharding: strategy of the transfers between stages.
+        predicted: seconds and bytes that the planner expects, by name.
+        solver: objective, bound, gap and seconds of the search, by name.
+    """
+
+    method: str
+    schedule: str
+    num_microbatches: int
+    cuts: tuple[int, ...]
+    stages: tuple[StagePlan, ...]
+    graph: str
+    cluster: str
+    costs: tuple[str, str]
+    resharding: str = "send_recv"
+    predicted: Mapping[str, Any] = field(default_factory=dict)
+    solver: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        used = [d for s in self.stages for d in s.devices]
+        if len(used) != len(set(used)):
+            raise PlanError(f"the stages share devices: {sorted(used)}; give each its own")
+        if len(self.cuts) != len(self.stages) - 1:
+            raise PlanError(f"{len(self.stages)} stages have {len(self.cuts)} cuts between them")
+
+    @property
+    def num_devices(self) -> int:
+        return sum(len(s.devices) for s in self.stages)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what is run; predictions and solver times do not count."""
+        decided = replace(self, predicted={}, solver={}, costs=("", ""))
+        return hashlib.sha256(decided.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """JSON in a stable order."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "plan") -> Plan:
+        """Read `to_json`'s form.
+
+        Raises:
+            PlanError: not a plan, a newer version, or a field is missing.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanError(f"{where} is not JSON: {error}") from None
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            raise PlanError(f"{where} is not a plan: its 'format' is not {FORMAT!r}")
+        if (version := data.pop("version", None)) != VERSION:
+            raise PlanError(f"{where} has version {version}, this library reads {VERSION}")
+        try:
+            stages = tuple(StagePlan(**_tuples(s)) for s in data.pop("stages"))
+            return cls(stages=stages, **{k: _keep(k, v) for k, v in data.items()})
+        except (KeyError, TypeError) as error:
+            raise PlanError(f"{where} is not a whole plan: {error}") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write beside and rename, so that a killed writer leaves the old file."""
+        target = Path(path)
+        beside = target.with_name(target.name + ".tmp")
+        beside.write_text(self.to_json())
+        os.replace(beside, target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        try:
+            text = Path(path).read_text()
+        except OSError as error:
+            raise PlanError(f"plan {os.fspath(path)} cannot be read: {error.strerror}") from None
+        return cls.from_json(text, os.fspath(path))
+
+
+def _deep(value: Any) -> Any:
+    return tuple(_deep(v) for v in value) if isinstance(value, list) else value
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: _deep(v) for k, v in fields.items()}
+
+
+def _keep(name: str, value: Any) -> Any:
+    return value if name in ("predicted", "solver") else _deep(value)
