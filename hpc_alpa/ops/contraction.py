@@ -33,6 +33,8 @@ def _infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType
                 raise GraphError(f"dot_general {equation!r}: dim {x} is {extents[x]} and {s}")
     if inputs[0].dtype != inputs[1].dtype:
         raise GraphError(f"dot_general takes one dtype, not {inputs[0]} and {inputs[1]}")
+    if inputs[0].dtype == "bool":
+        raise GraphError(f"dot_general takes numbers, not {inputs[0]}; cast them first")
     if set(out) - set(a + b) or (set(a) ^ set(b)) - set(out):
         raise GraphError(
             f"dot_general {equation!r}: every dim of one operand alone is in the output"
@@ -61,7 +63,7 @@ def contraction_dims(inputs: Types, params: Params) -> tuple[int, int, int, int]
 def _order(
     equation: str,
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int, int]:
-    """Transposes that bring the operands to (batch, m, k) and (batch, k, n), and the output back."""
+    """Transposes that bring the operands to (batch, m, k), (batch, k, n), and the output back."""
     a, b, out = split_equation(equation)
     batch = [x for x in out if x in a and x in b]
     contracted = [x for x in a if x in b and x not in out]
@@ -86,7 +88,7 @@ def dot(c: Call, x: Any, y: Any) -> Any:
     else:
         size = math.prod(batch)
         z = np.matmul(a.reshape(size, *a.shape[-2:]), b.reshape(size, *b.shape[-2:]))
-    return z.reshape(*batch, *m, *n).transpose(back)
+    return z.reshape((*batch, *m, *n)).transpose(back)
 
 
 def _flat(x: Any, shape: tuple[int, ...]) -> Any:

@@ -1,7 +1,7 @@
 """Fused operators: one node for the planner and one kernel, standing for a small graph.
 
-`expand` writes that graph. It is the oracle of the kernel, and what runs, in phases with all_reduce of
-the statistics, when a factor marked `!` is split.
+`expand` writes that graph. It is the oracle of the kernel, and what runs, in phases with all_reduce
+of the statistics, when a factor marked `!` is split.
 """
 
 from __future__ import annotations

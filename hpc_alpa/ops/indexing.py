@@ -1,4 +1,7 @@
-"""Operators that read or write at indices. They select and never multiply by a mask: 0 x inf is NaN."""
+"""Operators that read or write at indices.
+
+They select and never multiply by a mask: 0 x inf is NaN.
+"""
 
 from __future__ import annotations
 

@@ -25,9 +25,16 @@ def infer_reduced(name: str) -> Callable[[Types, Params, TensorType | None], Ten
         (x,), axes = inputs, params["axes"]
         if list(axes) != sorted(set(axes)) or any(not 0 <= a < x.ndim for a in axes):
             raise GraphError(f"{name} of {x} takes rising axes below {x.ndim}, not {axes}")
+        if name == "reduce_sum":
+            _summable(name, x)
         return x.with_shape(tuple(x.shape[d] for d in kept(x.ndim, axes)))
 
     return infer
+
+
+def _summable(name: str, x: TensorType) -> None:
+    if x.dtype == "bool":
+        raise GraphError(f"{name} takes numbers, not {x}; cast it first")
 
 
 def spread(b: Any, v: Any, like: Any, axes: tuple[int, ...]) -> Any:
@@ -53,6 +60,13 @@ def _extreme_vjp(sign: int) -> Callable[..., Any]:
         return (b.mul(mask, spread(b, ct, x, axes)),)
 
     return vjp
+
+
+def _infer_max_mask(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
+    infer_reduced("max_mask")(inputs, params, want)
+    if not inputs[0].is_floating:
+        raise GraphError(f"max_mask takes floating values, not {inputs[0]}")
+    return inputs[0]
 
 
 def _max_mask(c: Call, x: Any) -> Any:
@@ -102,7 +116,7 @@ for _name, (_reference, _vjp, _rule) in _ROWS.items():
 
 define(
     "max_mask",  # 1 at the maximum along the axes; equal maxima share it
-    infer=lambda inputs, params, want: inputs[0],
+    infer=_infer_max_mask,
     reference=_max_mask,
     vjp=None,
     flops=lambda inputs, output, params: 3.0 * output.size,
@@ -116,6 +130,14 @@ def _infer_argmax(inputs: Types, params: Params, want: TensorType | None) -> Ten
     if not 0 <= axis < x.ndim:
         raise GraphError(f"argmax of {x} takes an axis below {x.ndim}, not {axis}")
     return TensorType(tuple(s for d, s in enumerate(x.shape) if d != axis), "int64")
+
+
+def _infer_cumsum(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
+    (x,), axis = inputs, params["axis"]
+    if not 0 <= axis < x.ndim:
+        raise GraphError(f"cumsum of {x} takes an axis below {x.ndim}, not {axis}")
+    _summable("cumsum", x)
+    return x
 
 
 def _axis_rule(keep: bool) -> Callable[[Types, TensorType, Params], Rule]:
@@ -146,7 +168,7 @@ define(
 )
 define(
     "cumsum",
-    infer=lambda inputs, params, want: inputs[0],
+    infer=_infer_cumsum,
     reference=lambda c, x: x.cumsum(axis=c.params["axis"], dtype=x.dtype),
     vjp=_cumsum_vjp,
     flops=_size,

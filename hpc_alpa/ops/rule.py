@@ -3,9 +3,10 @@
     b i k+, b k+ j -> b i j        a matrix product: split along k, the output is a partial sum
     b k> -> b                      split along k, the output is a partial max
 
-Letters are factors; `.` is a 0-d operand, an empty side is no operand, `1` a unit dim, `(a b)` one dim
-made of two factors. Marks: `k+` a partial sum, `k>` a partial max, `k^` may not be split, `k@` the kernel
-is told where its tile starts, `k!` a fused operator that runs in phases when split along k.
+Letters are factors; `.` is a 0-d operand, an empty side is no operand, `1` a unit dim, `(a b)` one
+dim made of two factors. Marks: `k+` a partial sum, `k>` a partial max, `k^` may not be split, `k@`
+the kernel is told where its tile starts, `k!` a fused operator that runs in phases when split
+along k.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 
 from hpc_alpa.ir.types import TensorType
 
@@ -69,7 +70,7 @@ def side(factors: Iterable[str]) -> str:
     return " ".join(factors) or "."
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse_rule(
     text: str,
 ) -> tuple[tuple[tuple[Dim, ...], ...], tuple[Dim, ...], Mapping[str, str]]:
@@ -130,6 +131,8 @@ def bind(
             f"{text}: what does a split of {factor} mean?"
         )
         assert factor not in produced or not kinds & set("+>"), f"{text}: {factor} is in the output"
+    # A bool has no sum.
+    sums = tuple(s for s in sums if all(inputs[k].dtype != "bool" for k in s))
     return Rule(text, operands, out, marks, found, sums, maxima)
 
 

@@ -94,7 +94,8 @@ define(
     rule=_located_rule,
 )
 define(
-    "random_bits",  # keyed by (seed, step, key, index in the whole array): the same under every sharding
+    # Keyed by (seed, step, key, index in the whole array): the same under every sharding.
+    "random_bits",
     infer=_infer_random,
     reference=_random,
     vjp=None,

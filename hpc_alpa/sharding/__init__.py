@@ -1,6 +1,8 @@
 """How values lie on a mesh, and what changing that takes."""
 
 from hpc_alpa.sharding.conversions import Conversions, Move, moves
+from hpc_alpa.sharding.local import local_call, local_type, local_types
+from hpc_alpa.sharding.phases import Exchange, Interior, Phase, phases, runs_in_phases
 from hpc_alpa.sharding.spec import (
     ShardingSpec,
     all_coords,
@@ -12,6 +14,8 @@ from hpc_alpa.sharding.spec import (
 from hpc_alpa.sharding.strategies import Strategy, apply_roles, rule_of, strategies
 
 __all__ = [
-    "Conversions", "Move", "ShardingSpec", "Strategy", "all_coords", "apply_roles", "index_along",
-    "local_shape", "moves", "num_tiles", "rule_of", "strategies", "tile_starts",
+    "Conversions", "Exchange", "Interior", "Move", "Phase", "ShardingSpec", "Strategy",
+    "all_coords", "apply_roles", "index_along", "local_call", "local_shape", "local_type",
+    "local_types", "moves", "num_tiles", "phases", "rule_of", "runs_in_phases", "strategies",
+    "tile_starts",
 ]  # fmt: skip

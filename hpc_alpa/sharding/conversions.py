@@ -22,7 +22,8 @@ class Move:
     """One step of a conversion.
 
     Attributes:
-        kind: slice, all_gather, all_to_all, all_reduce, reduce_scatter, to_partial_sum, to_partial_max.
+        kind: slice, all_gather, all_to_all, all_reduce, reduce_scatter, to_partial_sum or
+            to_partial_max.
         axes: the mesh axes it communicates over.
         dim: the dim that it splits or gathers; for all_to_all the gathered one.
         to_dim: the dim that all_to_all splits.

@@ -1,6 +1,7 @@
 """`ShardingSpec`: how a value lies on a mesh, `S0R`, `RS01`, `S1R+P0`.
 
-A value that is not split or partial over an axis is identical along it, each term of a partial included.
+A value that is not split or partial over an axis is identical along it, each term of a partial
+included.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Coords = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, order=True)
 class ShardingSpec:
-    """How each dim is split over mesh axes, major axis first, and over which axes the value is partial.
+    """How each dim is split over mesh axes, major first, and where the value is partial.
 
     Attributes:
         dims: for each tensor dim, the mesh axes that split it.
@@ -126,7 +127,8 @@ def local_shape(shape: tuple[int, ...], spec: ShardingSpec, mesh: MeshShape) -> 
             raise ShardingError(
                 f"dim {d} of {shape} cannot be split over mesh axes {axes}: {extent} is not a "
                 f"multiple of {n} (spec {spec} on mesh {mesh}). Pad the dimension to "
-                f"{-(-extent // n) * n}, choose another mesh shape, or let the planner pick the spec."
+                f"{-(-extent // n) * n}, choose another mesh shape, or let the planner pick the "
+                "spec."
             )
         tiles.append(extent // n)
     return tuple(tiles)

@@ -1,7 +1,7 @@
 """Strategies: the ways in which a rule lets one equation run on a mesh.
 
-Each mesh axis gets a role: a factor that it splits, a set of linear operands that are partial along it
-(`+01`, `>0`), or nothing (`-`). Specs of operands and output follow from the roles.
+Each mesh axis gets a role: a factor that it splits, a set of linear operands that are partial along
+it (`+01`, `>0`), or nothing (`-`). Specs of operands and output follow from the roles.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Strategy:
     """One way to run one equation on a mesh.
 
     Attributes:
-        roles: for each mesh axis, a factor's name, `+01` or `>0` (operands 0 and 1 partial), or `-`.
+        roles: for each mesh axis, a factor's name, `+01` or `>0` (which operands are partial), or
+            `-`.
         inputs, output: specs of the operands and of the output.
     """
 

@@ -21,8 +21,8 @@ def drop_dead(graph: Graph) -> Graph:
 def merge_equal(graph: Graph) -> Graph:
     """Equations with the same operator, operands, parameters and phase become one.
 
-    Equations of different phases stay apart: a forward value that backward needs again is recomputed
-    there on purpose, or not at all.
+    Equations of different phases stay apart: a forward value that backward needs again is
+    recomputed there on purpose, or not at all.
     """
     replaced: dict[Var, Var] = {}
     seen: dict[object, Var] = {}

@@ -1,0 +1,158 @@
+"""How a fused equation runs when a factor marked `!` is split.
+
+Softmax over classes that are split over mesh axis 0, on two devices:
+
+    device 0  local max ─┐              ┌─ exp(x - max), local sum ─┐              ┌─ divide
+                         all_reduce (max)                           all_reduce (sum)
+    device 1  local max ─┘              └─ exp(x - max), local sum ─┘              └─ divide
+
+The equation's own graph (`transform.expanded`) runs with the same factors split; every statistic that
+comes out partial is all_reduced at once, so nothing but statistics travels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hpc_alpa.ir.graph import Eqn, Graph, Var
+from hpc_alpa.ops.rule import Dim, Rule
+from hpc_alpa.sharding.conversions import Move
+from hpc_alpa.sharding.spec import SUM, MeshShape, ShardingSpec
+from hpc_alpa.sharding.strategies import IDLE, Strategy, apply_roles, rule_of
+from hpc_alpa.transform.expand import expanded
+
+
+@dataclass(frozen=True, slots=True)
+class Interior:
+    """Run one equation of the expansion under a strategy, on every device."""
+
+    eqn: Eqn
+    strategy: Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Convert a value of the expansion in place: all_reduce, or to_partial_sum, which is free."""
+
+    value: Var
+    move: Move
+
+
+Phase = Interior | Exchange
+
+
+def runs_in_phases(e: Eqn, strategy: Strategy) -> bool:
+    """Whether the strategy splits a factor marked `!`, so that one kernel cannot run it."""
+    rule = rule_of(e)
+    return any(rule.marked(f, "!") and strategy.axes_of(f) for f in rule.sizes)
+
+
+@lru_cache(maxsize=65536)
+def phases(e: Eqn, strategy: Strategy, mesh: MeshShape) -> tuple[Phase, ...]:
+    """The steps that run a fused equation under a strategy; run them in order.
+
+    The values are those of `expanded(e)`: its input k arrives in spec `strategy.inputs[k]`, and its
+    output, made by the last `Interior`, leaves in `strategy.output`.
+    """
+    graph = expanded(e)
+    factor_of = _factors(e, graph)
+    held = dict(zip(graph.inputs, strategy.inputs, strict=True))
+    steps: list[Phase] = []
+
+    def exchange(v: Var, kind: str, axes: tuple[int, ...], target: ShardingSpec) -> None:
+        steps.append(Exchange(v, Move(kind, axes, 0, 0, held[v], target)))
+        held[v] = target
+
+    roles = {ie: _roles(ie, strategy, factor_of) for ie in graph.eqns}
+    last = graph.eqns[-1]
+    kept = _kept_partial(graph, strategy, roles, mesh)
+    for ie in graph.eqns:
+        chosen = apply_roles(rule_of(ie), roles[ie], mesh)
+        assert chosen is not None, (e, strategy, ie, roles[ie])
+        for v, need in zip(ie.inputs, chosen.inputs, strict=True):
+            if held[v] != need and ie is last:
+                missing = tuple(a for a in need.partial if a not in held[v].partial)
+                exchange(v, "to_partial_sum", missing, need)
+            assert held[v] == need, (e, strategy, ie, held[v], need)
+        steps.append(Interior(ie, chosen))
+        out, wanted = chosen.output, kept.get(ie.output, ())
+        held[ie.output] = out
+        if surplus := tuple(a for a in out.partial if a not in wanted):
+            exchange(ie.output, "all_reduce", surplus, out.with_partial(wanted, out.kind))
+    assert held[graph.outputs[0]] == strategy.output, (e, strategy, held[graph.outputs[0]])
+    return tuple(steps)
+
+
+def _factors(e: Eqn, graph: Graph) -> dict[tuple[Var, int], str]:
+    """Which factor of the equation's rule each dim of the expansion's values runs along."""
+    parent: dict[tuple[Var, int], tuple[Var, int]] = {}
+
+    def root(place: tuple[Var, int]) -> tuple[Var, int]:
+        while parent.setdefault(place, place) != place:
+            place = parent[place]
+        return place
+
+    def places(rule: Rule, values: Iterable[Var]) -> dict[str, list[tuple[Var, int]]]:
+        found: dict[str, list[tuple[Var, int]]] = {f: [] for f in rule.sizes}
+        operands: tuple[tuple[Dim, ...], ...] = (*rule.inputs, rule.output)
+        for v, dims in zip(values, operands, strict=True):
+            for d, factors in enumerate(dims):
+                assert len(factors) <= 1, f"{e.op.name} expands to a reshape of several factors"
+                if factors:
+                    found[factors[0]].append((v, d))
+        return found
+
+    for ie in graph.eqns:
+        for same in places(rule_of(ie), (*ie.inputs, ie.output)).values():
+            for place in same:
+                parent[root(place)] = root(same[0])
+    named: dict[tuple[Var, int], str] = {}
+    for factor, same in places(rule_of(e), (*graph.inputs, *graph.outputs)).items():
+        for place in same:
+            assert named.setdefault(root(place), factor) == factor, (e, factor, place)
+    return {
+        (v, d): named[root((v, d))]
+        for v in graph.values()
+        for d in range(v.type.ndim)
+        if root((v, d)) in named
+    }
+
+
+def _roles(ie: Eqn, strategy: Strategy, factor_of: dict[tuple[Var, int], str]) -> tuple[str, ...]:
+    """The strategy's roles in the words of an interior equation's rule."""
+    rule = rule_of(ie)
+    own: dict[str, str] = {}
+    for v, dims in zip((*ie.inputs, ie.output), (*rule.inputs, rule.output), strict=True):
+        for d, factors in enumerate(dims):
+            if factors and (v, d) in factor_of:
+                assert own.setdefault(factor_of[v, d], factors[0]) == factors[0], (ie, v, d)
+    return tuple(own.get(role, IDLE) for role in strategy.roles)
+
+
+def _kept_partial(
+    graph: Graph, strategy: Strategy, roles: dict[Eqn, tuple[str, ...]], mesh: MeshShape
+) -> dict[Var, tuple[int, ...]]:
+    """Values that stay partial sums as the output does, and the axes; completes the last roles.
+
+    The label's logit of a cross entropy: only its linear last step stands between it and the loss.
+    """
+    last = graph.eqns[-1]
+    natural = apply_roles(rule_of(last), roles[last], mesh)
+    assert natural is not None
+    kept = {last.output: strategy.output.partial}
+    own = list(roles[last])
+    for a in strategy.output.partial:
+        if a in natural.output.partial:
+            continue
+        for operands in rule_of(last).sums:
+            for k in operands:
+                v = last.inputs[k]
+                producer = graph.producer.get(v)
+                made = producer and apply_roles(rule_of(producer), roles[producer], mesh)
+                if made and a in made.output.partial and len(graph.readers[v]) == 1:
+                    kept[v] = (*kept.get(v, ()), a)
+                    own[a] = SUM + "".join(map(str, operands))
+    roles[last] = tuple(own)
+    return kept
