@@ -4,9 +4,10 @@
     tree.paths("params")       ('params/ffn/w1', 'params/ffn/w2')
     str(tree)                  {ffn: {w1: *, w2: *}, name: 'adam'}
 
-A leaf is anything with a shape and a dtype, any number, and whatever else is not a container. Static,
-part of the structure, are str, bool, None, enum members and dataclass fields marked by `static_field`:
-a change of one is a change of structure. Keys of a dict are sorted: insertion order does not matter.
+A leaf is anything with a shape and a dtype, any number, and whatever else is not a container.
+Static, part of the structure, are str, bool, None, enum members and dataclass fields marked by
+`static_field`: a change of one is a change of structure. Keys of a dict are sorted: insertion
+order does not matter.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -56,7 +57,7 @@ def test_paths_and_order() -> None:
 
 
 def test_unflatten_rebuilds_every_container() -> None:
-    tree = {
+    tree: dict[str, Any] = {
         "list": [1, (2.0, None, "text")],
         "named": Moments(np.arange(3), [Mode.TEST, True]),
         "ordered": OrderedDict(b=1, a=2),
@@ -80,7 +81,7 @@ def test_static_values_are_structure() -> None:
     assert flatten({"a": 1, "b": 2})[1] == flatten({"b": 5, "a": 4})[1]
     assert flatten([Mode.TRAIN, None])[1].statics("s") == (("s/0", Mode.TRAIN), ("s/1", None))
     with pytest.raises(DataError, match="c/name.*list.*no hash"):
-        flatten(Config(1, name=[1]), "c")
+        flatten(Config(1, name=[1]), "c")  # type: ignore[arg-type]
 
 
 def test_descriptions_of_arrays_and_numpy_numbers_are_leaves() -> None:
