@@ -18,7 +18,8 @@ POINTS = 8.0  # size of the monospaced text in the boxes
 LINE = POINTS * 1.35 / 72  # inches
 BOX, LAYER, RANK = 2.2, 0.9, 0.3  # inches: least width of a stage and a layer, height of a rank
 MOST_WIDTH, MOST_HEIGHT = 18.0, 9.0
-MOST_LABELS = 32  # ranks with a label; of more ranks, as many evenly
+MOST_LETTERS, LETTER = 24, 0.085  # of a layer's name below the axis, and inches of one
+MOST_LABELS = 32  # ranks with a label, and a third of the layers with one
 
 
 @fig.styled
@@ -31,19 +32,23 @@ def plan_plot(target: fig.Target, stages: Sequence[StageRow], title: str = "") -
     if not stages:
         raise fig.PlotError("no plan to draw: it has no stage.")
     ranks = sorted({rank for row in stages for rank in row.ranks})
-    layers = [name for row in stages for name in row.layers or ("",)]
+    layers = [_cut(name, MOST_LETTERS) for row in stages for name in row.layers or ("",)]
     texts = [_text(row) for row in stages]
     width, height = _size(stages, texts, len(layers), len(ranks))
+    longest = max(map(len, layers)) * LETTER
+    crowded = longest > width / len(layers)
 
-    made = fig.figure(width + 1.1, height + 1.1)
+    made = fig.figure(width + 1.1, height + 1.1 + crowded * longest)
     axes = made.add_subplot()
     axes.set(xlim=(0, len(layers)), ylim=(len(ranks), 0))
     every = -(-len(ranks) // MOST_LABELS)
     axes.set_yticks(
         [i + 0.5 for i in range(0, len(ranks), every)], [f"rank {r}" for r in ranks[::every]]
     )
-    crowded = max(map(len, layers)) * 0.085 > width / len(layers)  # inches of a letter
-    axes.set_xticks([i + 0.5 for i in range(len(layers))], layers, rotation=90 if crowded else 0)
+    named = range(0, len(layers), -(-len(layers) // (3 * MOST_LABELS)))
+    axes.set_xticks(
+        [i + 0.5 for i in named], [layers[i] for i in named], rotation=90 if crowded else 0
+    )
     axes.tick_params(length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_title(title, weight="bold")
@@ -86,6 +91,10 @@ def _size(
     return min(layer * num_layers, MOST_WIDTH), min(rank * num_ranks, MOST_HEIGHT)
 
 
+def _cut(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: max(0, letters - 2)] + ".."
+
+
 def _box(axes: Axes, x: tuple[int, int], y: tuple[int, int], colour: int) -> None:
     """A rectangle with a thin line between its ranks."""
     from matplotlib.patches import Rectangle
@@ -119,7 +128,7 @@ def _write(axes: Axes, x: tuple[int, int], y: tuple[int, int], lines: Sequence[s
         axes.text(
             x[0] + 0.03 + 0.07 / wide,
             y[0] + (0.06 + i * LINE) / high + 0.04,
-            line if len(line) <= letters else line[: max(0, letters - 2)] + "..",
+            _cut(line, letters),
             family="DejaVu Sans Mono",
             size=POINTS,
             weight="bold" if i == 0 else "normal",
