@@ -6,8 +6,8 @@ Softmax over classes that are split over mesh axis 0, on two devices:
                          all_reduce (max)                           all_reduce (sum)
     device 1  local max ─┘              └─ exp(x - max), local sum ─┘              └─ divide
 
-The equation's own graph (`transform.expanded`) runs with the same factors split; every statistic that
-comes out partial is all_reduced at once, so nothing but statistics travels.
+The equation's own graph (`transform.expanded`) runs with the same factors split; each statistic
+that comes out partial is all_reduced at once, so nothing but statistics travels.
 """
 
 from __future__ import annotations

@@ -9,9 +9,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 from hpc_alpa.ir.graph import Eqn
+from hpc_alpa.ir.op import Op, Types
+from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.rule import Dim, Rule
 from hpc_alpa.sharding.spec import MAX, SUM, MeshShape, ShardingSpec, num_tiles
 
@@ -40,14 +42,33 @@ class Strategy:
         return ",".join(self.roles)
 
 
+# Equal layers have equal equations but for their values' numbers: the caches leave these out.
+Signature = tuple[Op, Types, TensorType, tuple[tuple[str, Any], ...]]
+
+
+def signature(e: Eqn) -> Signature:
+    """What an equation's rule, strategies and work depend on."""
+    return e.op, e.input_types, e.output.type, e.params
+
+
 def rule_of(e: Eqn) -> Rule:
-    return cast(Rule, e.op.rule(e.input_types, e.output.type, e.params_dict))
+    return _rule(signature(e))
 
 
 @lru_cache(maxsize=65536)
+def _rule(s: Signature) -> Rule:
+    op, inputs, output, params = s
+    return cast(Rule, op.rule(inputs, output, dict(params)))
+
+
 def strategies(e: Eqn, mesh: MeshShape) -> tuple[Strategy, ...]:
     """Every strategy of an equation whose tiles are even, on a mesh of any number of axes."""
-    rule = rule_of(e)
+    return _strategies(signature(e), mesh)
+
+
+@lru_cache(maxsize=65536)
+def _strategies(s: Signature, mesh: MeshShape) -> tuple[Strategy, ...]:
+    rule = _rule(s)
     roles = possible_roles(rule)
     found = (apply_roles(rule, r, mesh) for r in itertools.product(roles, repeat=len(mesh)))
     return tuple(s for s in found if s is not None)
