@@ -88,7 +88,8 @@ def dot(c: Call, x: Any, y: Any) -> Any:
     else:
         size = math.prod(batch)
         z = np.matmul(a.reshape(size, *a.shape[-2:]), b.reshape(size, *b.shape[-2:]))
-    return z.reshape((*batch, *m, *n)).transpose(back)
+    # bfloat16 is multiplied in float32.
+    return z.reshape((*batch, *m, *n)).transpose(back).astype(x.dtype, copy=False)
 
 
 def _flat(x: Any, shape: tuple[int, ...]) -> Any:

@@ -1,0 +1,325 @@
+"""Random equations of every operator, on inputs that keep their values tame."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+import hpc_alpa.ops  # noqa: F401  (fills the table)
+from hpc_alpa.ir import Builder, Graph, TensorType, Var
+from hpc_alpa.ir.types import numpy_dtype
+
+CLASSES = 8
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A graph, arrays for its inputs, and which inputs may be differentiated."""
+
+    graph: Graph
+    arrays: tuple[np.ndarray, ...]
+
+    @property
+    def floating(self) -> list[int]:
+        return [k for k, v in enumerate(self.graph.inputs) if v.type.is_floating]
+
+
+class Drawing:
+    """A graph under construction with random choices from one seed."""
+
+    def __init__(
+        self,
+        seed: int,
+        extents: tuple[int, ...] = (1, 2, 4, 4, 6, 8),
+        dtype: str = "float64",
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.np = np.random.default_rng(seed)
+        self.b = Builder()
+        self.arrays: list[np.ndarray] = []
+        self.extents = extents
+        self.dtype = dtype
+
+    def extent(self) -> int:
+        return self.rng.choice(self.extents)
+
+    def shape(self, low: int = 0, high: int = 3) -> tuple[int, ...]:
+        return tuple(self.extent() for _ in range(self.rng.randint(low, high)))
+
+    def input(self, shape: tuple[int, ...], kind: str = "normal") -> Var:
+        """A new graph input; kinds: normal, positive, nonzero, bool, int, index."""
+        x: np.ndarray = self.np.normal(size=shape)
+        dtype = self.dtype
+        if kind == "bool":
+            dtype = "bool"
+            x = x < 0
+        elif kind in ("int", "index"):
+            dtype = "int64"
+            x = self.np.integers(0, CLASSES, shape)
+        elif kind == "positive":
+            x = np.abs(x) + 0.5
+        elif kind == "nonzero":
+            x = x + np.where(x >= 0, 0.5, -0.5)
+        self.arrays.append(np.asarray(x, numpy_dtype(dtype)))
+        return self.b.input(TensorType(shape, dtype))
+
+    def operands(self, count: int, kind: str = "normal") -> list[Var]:
+        """Operands of an elementwise operator: one shape, or 0-d."""
+        shape = self.shape()
+        return [self.input(self.rng.choice([shape, shape, ()]), kind) for _ in range(count)]
+
+    def axes(self, ndim: int, low: int = 1) -> tuple[int, ...]:
+        return tuple(sorted(self.rng.sample(range(ndim), self.rng.randint(low, ndim))))
+
+    def drawn(self, *outputs: Var) -> Drawn:
+        return Drawn(self.b.build(outputs), tuple(self.arrays))
+
+
+# ------------------------------------------------------------------------- one equation of each row
+Draw = Callable[[Drawing], Var]
+
+
+def _elementwise(name: str, count: int, kind: str = "normal") -> Draw:
+    return lambda d: d.b.emit(name, *d.operands(count, kind))
+
+
+def _compare(d: Drawing) -> Var:
+    return d.b.compare(*d.operands(2), direction=d.rng.choice(["eq", "ge", "gt", "le", "lt", "ne"]))
+
+
+def _select(d: Drawing) -> Var:
+    shape = d.shape()
+    shapes = [d.rng.choice([shape, shape, ()]) for _ in range(3)]
+    return d.b.select(d.input(shapes[0], "bool"), d.input(shapes[1]), d.input(shapes[2]))
+
+
+def _cast(d: Drawing) -> Var:
+    kind, target = d.rng.choice(
+        [("normal", "float32"), ("normal", "float64"), ("bool", "float64"), ("int", "float64")]
+    )
+    return d.b.cast(d.input(d.shape(), kind), dtype=target)
+
+
+def _broadcast(d: Drawing) -> Var:
+    shape = d.shape(0, 3)
+    dims = d.axes(len(shape), 0)
+    source = tuple(d.rng.choice([shape[k], shape[k], 1]) for k in dims)
+    return d.b.broadcast(d.input(source), type=TensorType(shape, d.dtype), dims=dims)
+
+
+def reshapes(rng: random.Random, size: int, ndim: int) -> tuple[int, ...]:
+    """A random shape of a size."""
+    shape = []
+    for _ in range(ndim - 1):
+        shape.append(rng.choice([n for n in range(1, size + 1) if size % n == 0]))
+        size //= shape[-1]
+    return (*shape, size)
+
+
+def _reshape(d: Drawing) -> Var:
+    shape = d.shape()
+    size = math.prod(shape)
+    target = reshapes(d.rng, size, d.rng.randint(1, 4)) if size > 1 or d.rng.random() < 0.5 else ()
+    return d.b.reshape(d.input(shape), type=TensorType(target, d.dtype))
+
+
+def _transpose(d: Drawing) -> Var:
+    shape = d.shape(0, 4)
+    perm = tuple(d.rng.sample(range(len(shape)), len(shape)))
+    return d.b.transpose(d.input(shape), perm=perm)
+
+
+def _window(d: Drawing) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """A shape, a shape inside it and where that starts."""
+    shape = d.shape()
+    starts, inner = [], []
+    for n in shape:
+        cut = d.rng.random() < 0.6
+        starts.append(d.rng.randrange(n) if cut else 0)
+        inner.append(d.rng.randint(1, n - starts[-1]) if cut else n)
+    return shape, tuple(inner), tuple(starts)
+
+
+def _slice(d: Drawing) -> Var:
+    shape, inner, starts = _window(d)
+    return d.b.slice(d.input(shape), type=TensorType(inner, d.dtype), starts=starts)
+
+
+def _pad(d: Drawing) -> Var:
+    shape, inner, starts = _window(d)
+    return d.b.pad(d.input(inner), type=TensorType(shape, d.dtype), starts=starts)
+
+
+def _concatenate(d: Drawing) -> Var:
+    shape = d.shape(1)
+    axis = d.rng.randrange(len(shape))
+    parts = [
+        d.input(tuple(d.extent() if k == axis else n for k, n in enumerate(shape)))
+        for _ in range(d.rng.randint(1, 3))
+    ]
+    return d.b.concatenate(*parts, axis=axis)
+
+
+def _reduce(name: str) -> Draw:
+    def draw(d: Drawing) -> Var:
+        shape = d.shape()
+        return d.b.emit(name, d.input(shape), axes=d.axes(len(shape), 0))
+
+    return draw
+
+
+def _max_mask(d: Drawing) -> Var:
+    shape = d.shape(1)
+    return d.b.max_mask(d.input(shape), axes=d.axes(len(shape)))
+
+
+def _along_axis(name: str) -> Draw:
+    def draw(d: Drawing) -> Var:
+        shape = d.shape(1)
+        return d.b.emit(name, d.input(shape), axis=d.rng.randrange(len(shape)))
+
+    return draw
+
+
+def _dot_general(d: Drawing) -> Var:
+    letters = d.rng.sample("abcdef", d.rng.randint(0, 4))
+    extents = {x: d.extent() for x in letters}
+    place = {x: d.rng.choice(["batch", "contracted", "left", "right"]) for x in letters}
+    left = [x for x in letters if place[x] != "right"]
+    right = [x for x in letters if place[x] != "left"]
+    out = [x for x in letters if place[x] != "contracted"]
+    for side in (left, right, out):
+        d.rng.shuffle(side)
+    x, y = (d.input(tuple(extents[k] for k in side)) for side in (left, right))
+    return d.b.dot_general(x, y, equation=f"{''.join(left)},{''.join(right)}->{''.join(out)}")
+
+
+def _gather(d: Drawing) -> Var:
+    return d.b.gather(d.input((CLASSES, d.extent())), d.input(d.shape(0, 2), "index"))
+
+
+def _scatter_add(d: Drawing) -> Var:
+    shape, h = d.shape(0, 2), d.extent()
+    out = TensorType((CLASSES, h), d.dtype)
+    return d.b.scatter_add(d.input((*shape, h)), d.input(shape, "index"), type=out)
+
+
+def _pick(d: Drawing) -> Var:
+    rows = d.extent()
+    return d.b.pick(d.input((rows, CLASSES)), d.input((rows,), "index"))
+
+
+def _unpick(d: Drawing) -> Var:
+    rows = d.extent()
+    out = TensorType((rows, CLASSES), d.dtype)
+    return d.b.unpick(d.input((rows,)), d.input((rows,), "index"), type=out)
+
+
+def _full(d: Drawing) -> Var:
+    return d.b.full(type=TensorType(d.shape(), d.dtype), value=d.rng.choice([0.5, -2.0]))
+
+
+def _iota(d: Drawing) -> Var:
+    shape = d.shape(1)
+    return d.b.iota(type=TensorType(shape, d.dtype), dim=d.rng.randrange(len(shape)))
+
+
+def _random_bits(d: Drawing) -> Var:
+    kind, dtype = d.rng.choice([("bits", "uint32"), ("uniform", "float64"), ("normal", "float64")])
+    seed, step = d.input((), "int"), d.input((), "int")
+    key = d.rng.randrange(1 << 32)
+    return d.b.random_bits(seed, step, type=TensorType(d.shape(), dtype), kind=kind, key=key)
+
+
+def _softmax(count: int) -> Draw:
+    def draw(d: Drawing) -> Var:
+        causal = d.rng.random() < 0.5
+        shape = d.shape(2 if causal else 1)
+        name = "softmax" if count == 1 else "softmax_grad"
+        x = [d.input(shape) for _ in range(count)]
+        return d.b.emit(name, *x, scale=d.rng.choice([1.0, 0.5]), causal=causal)
+
+    return draw
+
+
+def _norm(name: str, parts: str) -> Draw:
+    """`x` stands for an operand of the whole shape, `v` for a vector of the last dim."""
+
+    def draw(d: Drawing) -> Var:
+        shape = (*d.shape(0, 2), d.rng.choice([2, 4, 6, 8]))
+        inputs = [d.input(shape if p == "x" else shape[-1:]) for p in parts]
+        return d.b.emit(name, *inputs, eps=1e-5)
+
+    return draw
+
+
+def _cross_entropy(name: str) -> Draw:
+    def draw(d: Drawing) -> Var:
+        rows = d.extent()
+        inputs = [d.input((rows, CLASSES)), d.input((rows,), "index")]
+        if name == "cross_entropy_grad":
+            inputs.append(d.input((rows,)))
+        return d.b.emit(name, *inputs)
+
+    return draw
+
+
+EQUATIONS: dict[str, Draw] = {  # alphabetical
+    "add": _elementwise("add", 2),
+    "argmax": _along_axis("argmax"),
+    "broadcast": _broadcast,
+    "cast": _cast,
+    "compare": _compare,
+    "concatenate": _concatenate,
+    "cross_entropy": _cross_entropy("cross_entropy"),
+    "cross_entropy_grad": _cross_entropy("cross_entropy_grad"),
+    "cumsum": _along_axis("cumsum"),
+    "div": _elementwise("div", 2, "nonzero"),
+    "dot_general": _dot_general,
+    "erf": _elementwise("erf", 1),
+    "exp": _elementwise("exp", 1),
+    "full": _full,
+    "gather": _gather,
+    "gelu": _elementwise("gelu", 1),
+    "gelu_grad": _elementwise("gelu_grad", 2),
+    "iota": _iota,
+    "layer_norm": _norm("layer_norm", "xvv"),
+    "layer_norm_grad": _norm("layer_norm_grad", "xvx"),
+    "layer_norm_grad_scale": _norm("layer_norm_grad_scale", "xx"),
+    "log": _elementwise("log", 1, "positive"),
+    "max": _elementwise("max", 2),
+    "max_mask": _max_mask,
+    "min": _elementwise("min", 2),
+    "mul": _elementwise("mul", 2),
+    "neg": _elementwise("neg", 1),
+    "pad": _pad,
+    "pick": _pick,
+    "pow": _elementwise("pow", 2, "positive"),
+    "random_bits": _random_bits,
+    "reduce_max": _reduce("reduce_max"),
+    "reduce_min": _reduce("reduce_min"),
+    "reduce_sum": _reduce("reduce_sum"),
+    "reshape": _reshape,
+    "rsqrt": _elementwise("rsqrt", 1, "positive"),
+    "scatter_add": _scatter_add,
+    "select": _select,
+    "slice": _slice,
+    "softmax": _softmax(1),
+    "softmax_grad": _softmax(2),
+    "sqrt": _elementwise("sqrt", 1, "positive"),
+    "stop_gradient": _elementwise("stop_gradient", 1),
+    "sub": _elementwise("sub", 2),
+    "tanh": _elementwise("tanh", 1),
+    "transpose": _transpose,
+    "unpick": _unpick,
+}
+
+
+def random_equation(name: str, seed: int, dtype: str = "float64") -> Drawn:
+    """A graph of one equation of an operator, on random shapes."""
+    d = Drawing(seed, dtype=dtype)
+    return d.drawn(EQUATIONS[name](d))
