@@ -24,7 +24,8 @@ PYTEST_ARGS ?=
 
 SHELL_FILES := $(wildcard .ci/* jobscripts/*.s* jobscripts/*.pbs jobscripts/sites/*.sh tests/slurm/*.sh)
 
-.PHONY: help env demo test test-all test-slurm test-cuda test-lowest lint format clean distclean
+.PHONY: help env demo test test-all test-slurm test-cuda test-lowest lint lint-python lint-types \
+    lint-imports lint-links lint-shell format clean distclean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,7 +45,7 @@ demo: $(ENV)  ## measure this machine, plan, and train a GPT on real text; resul
 	$(MPIEXEC) -n $(RANKS) $(PY) -m hpc_alpa.profiler --out $(OUT)/costs.h5 \
 	    --seconds $(PROFILE_SECONDS)
 	$(MPIEXEC) -n $(RANKS) $(PY) examples/train_gpt.py --costs $(OUT)/costs.h5 --out $(OUT) \
-	    $(if $(STEPS),--steps $(STEPS)) $(DEMO_ARGS)
+	    --json $(OUT)/train.json $(if $(STEPS),--steps $(STEPS)) $(DEMO_ARGS)
 
 test: $(ENV)  ## every test that needs neither root nor a GPU; names what it skips
 	$(PY) -m pytest $(TESTS) --durations=10 $(PYTEST_ARGS)
@@ -62,14 +63,24 @@ test-cuda: .venv-cuda/.installed  ## CUDA kernels compiled and assembled without
 test-lowest:  ## smoke test with the lowest versions that pyproject.toml allows (Python 3.11)
 	.ci/lowest
 
-lint: $(ENV)  ## ruff, mypy, the import contract, the links, shellcheck
+lint: lint-python lint-types lint-imports lint-links lint-shell  ## all linters
+
+lint-python: $(ENV)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+lint-types: $(ENV)
 	.venv/bin/mypy hpc_alpa tests
+
+lint-imports: $(ENV)
 	.venv/bin/lint-imports --no-logo
+
+lint-links:
 	for name in kernels profiler; do \
 	    [ "$$(readlink hpc_alpa/$$name)" = "../$$name" ] || \
 	        { echo "error: hpc_alpa/$$name must be a symbolic link to ../$$name"; exit 1; }; done
+
+lint-shell: $(ENV)
 	.venv/bin/shellcheck --external-sources $(SHELL_FILES)
 
 format: $(ENV)  ## let ruff write its fixes
