@@ -10,7 +10,7 @@ value enters or leaves the loop (`ops.boundary`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hpc_alpa.errors import TracingError
 from hpc_alpa.ir.build import Builder
@@ -40,12 +40,14 @@ class StepGraph:
         batch: inputs that carry the batch dim first.
         roles: for each value made in the loop, what the time axis does in its equation: a factor, or
             `+0` where the equation passes a sum on.
+        renewed: position of an output that is the new value of an input -> that input's position.
     """
 
     graph: Graph
     num_microbatches: int
     batch: frozenset[Var]
     roles: Mapping[Var, str]
+    renewed: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -57,12 +59,18 @@ class Slots:
     post: set[Var]
 
 
-def split_batch(graph: Graph, batch: Iterable[Var], num_microbatches: int) -> StepGraph:
+def split_batch(
+    graph: Graph,
+    batch: Iterable[Var],
+    num_microbatches: int,
+    renewed: Mapping[int, int] | None = None,
+) -> StepGraph:
     """Split a step's graph over time.
 
     Args:
         graph: the step, traced once and unsplit.
         batch: its inputs with the batch dim first.
+        renewed: see `StepGraph`.
 
     Raises:
         NeedsMicrobatches: when the meaning of the model depends on the number of microbatches.
@@ -79,7 +87,9 @@ def split_batch(graph: Graph, batch: Iterable[Var], num_microbatches: int) -> St
     while True:
         try:
             slots = analyse(graph, batch, num_microbatches, pulled)
-            return _write(graph, batch, num_microbatches, slots)
+            return replace(
+                _write(graph, batch, num_microbatches, slots), renewed=dict(renewed or {})
+            )
         except _DependsOnInputsOnly as early:
             graph, clones = _clone(graph, early.value)
             pulled |= clones
@@ -289,9 +299,7 @@ class _Writer:
                 return s.inputs
         raise AssertionError((e, role))
 
-    def _emit(
-        self, e: Eqn, inputs: list[Var], like: Var, spec: ShardingSpec | None = None
-    ) -> Var:
+    def _emit(self, e: Eqn, inputs: list[Var], like: Var, spec: ShardingSpec | None = None) -> Var:
         params = e.params_dict
         if spec is not None and self.num_slots > 1 and any(spec.dims) and e.op.name in LOCATED:
             params["slot_dim"], params["slots"] = _split_dim(spec), self.num_slots

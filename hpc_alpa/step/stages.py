@@ -148,9 +148,7 @@ def split_stages(step: StepGraph, cuts: Sequence[int]) -> tuple[StageGraph, ...]
                 if v in made and made[v].op.name in ("accumulate", "accumulate_max", "stack"):
                     phase = APPLY  # finished when the loop is
                 transfers.append(Transfer(v, home[v], stage, phase))
-    return tuple(
-        _stage_graph(step, home, needs[s], s, tuple(transfers)) for s in range(num_stages)
-    )
+    return tuple(_stage_graph(step, home, needs[s], s, tuple(transfers)) for s in range(num_stages))
 
 
 def _needed(step: StepGraph, home: dict[Var, int], stage: int) -> set[Var]:

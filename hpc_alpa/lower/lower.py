@@ -1,0 +1,319 @@
+"""[StepGraph, Plan] -> [Program of each rank]
+
+stage code      what each stage does in each phase, with conversions         spmd
+buckets         collectives of the once-a-step phases fused                  bucket
+instances       this device's tiles and groups                               instantiate
+actions         phases in the order of the schedule, with their messages     here
+frees           after the last reader of a buffer                            liveness
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.errors import PlanError
+from hpc_alpa.ir.graph import Var
+from hpc_alpa.lower.bucket import bucket
+from hpc_alpa.lower.instantiate import collective, is_local, kernel, local_move
+from hpc_alpa.lower.liveness import place_frees
+from hpc_alpa.lower.program import (
+    Allocate,
+    Body,
+    Broadcast,
+    Instruction,
+    Kernel,
+    Placed,
+    Program,
+    Recv,
+    Region,
+    Run,
+    Send,
+    Wait,
+    at,
+)
+from hpc_alpa.lower.spmd import PHASES, Compute, Convert, Exchange, Item, StageCode, stage_code
+from hpc_alpa.plan.plan import Plan
+from hpc_alpa.reshard import ReshardTask, local, reshard
+from hpc_alpa.schedule.action import Pass
+from hpc_alpa.schedule.table import SCHEDULES
+from hpc_alpa.sharding import ShardingSpec, local_shape, tile_starts
+from hpc_alpa.step import (
+    APPLY,
+    BACKWARD,
+    FORWARD,
+    PREPARE,
+    StageGraph,
+    StepGraph,
+    Transfer,
+    split_stages,
+)
+
+PHASE_OF = {Pass.FORWARD: FORWARD, Pass.BACKWARD: BACKWARD}
+
+
+def lower(step: StepGraph, plan: Plan) -> tuple[Program, ...]:
+    """The program of every rank.
+
+    Raises:
+        PlanError: the plan was made for another graph or number of microbatches.
+    """
+    if plan.num_microbatches != step.num_microbatches:
+        raise PlanError(
+            f"the plan has {plan.num_microbatches} microbatches, the step {step.num_microbatches}"
+        )
+    return lower_stages(step, split_stages(step, plan.cuts), plan)
+
+
+def lower_stages(step: StepGraph, stages: Sequence[StageGraph], plan: Plan) -> tuple[Program, ...]:
+    """The program of every rank, for stages that are already split."""
+    codes = [stage_code(s, p) for s, p in zip(stages, plan.stages, strict=True)]
+    for code in codes:
+        for phase in (PREPARE, APPLY):
+            code.items[phase] = bucket(code.items[phase])
+    tasks = _tasks(codes, plan)
+    programs = {}
+    for code in codes:
+        mesh = code.plan.mesh
+        for device in mesh.devices:
+            programs[device] = _Writer(step, plan, codes, code, mesh, device, tasks).program()
+    return tuple(programs[d] for d in sorted(programs))
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A transfer between stages with its tiles; the number is the messages' tag."""
+
+    number: int
+    transfer: Transfer
+    task: ReshardTask
+    source_name: str
+    target_name: str
+
+
+def _tasks(codes: Sequence[StageCode], plan: Plan) -> dict[Transfer, Channel]:
+    ends: dict[Transfer, list[Exchange | None]] = {}
+    for code in codes:
+        for phase in PHASES:
+            for item in code.items[phase]:
+                if isinstance(item, Exchange):
+                    ends.setdefault(item.transfer, [None, None])[not item.sends] = item
+    channels = {}
+    for number, (transfer, (source, target)) in enumerate(
+        sorted(ends.items(), key=lambda x: (x[0].source, x[0].target, x[0].value.id))
+    ):
+        assert source is not None and target is not None, transfer
+        task = reshard(
+            transfer.value.type.shape,
+            source.spec,
+            codes[transfer.source].plan.mesh,
+            target.spec,
+            codes[transfer.target].plan.mesh,
+            plan.resharding,
+        )
+        channels[transfer] = Channel(number, transfer, task, source.name, target.name)
+    return channels
+
+
+@dataclass
+class _Writer:
+    """Writes one rank's program."""
+
+    step: StepGraph
+    plan: Plan
+    codes: Sequence[StageCode]
+    code: StageCode
+    mesh: DeviceMesh
+    device: int
+    channels: dict[Transfer, Channel]
+    bodies: dict[str, Body] = field(default_factory=dict)
+    out: list[Instruction] = field(default_factory=list)
+    marks: list[tuple[int, str]] = field(default_factory=list)
+    sending: list[list[str]] = field(default_factory=lambda: [[], []])
+
+    def program(self) -> Program:
+        index = self.code.stage.index
+        self.phase(PREPARE, None, "prepare")
+        generate = SCHEDULES.get(self.plan.schedule)
+        if generate is None:
+            raise PlanError(
+                f"there is no schedule {self.plan.schedule!r}; there are {', '.join(SCHEDULES)}"
+            )
+        trains = any(code.items[BACKWARD] for code in self.codes)
+        for action in generate(len(self.codes), self.plan.num_microbatches)[index]:
+            if action.kind == Pass.BACKWARD and not trains:
+                continue
+            self.phase(PHASE_OF[action.kind], action.microbatch, str(action))
+        self.phase(APPLY, None, "apply")
+        self.finish_sends(all=True)
+        outputs = self.outputs()
+        inputs = self.inputs()
+        bodies, instructions, marks = place_frees(
+            self.bodies, self.out, self.marks, {p.buffer for p in outputs}
+        )
+        return Program(
+            self.device,
+            bodies,
+            instructions,
+            inputs,
+            outputs,
+            self.plan.num_microbatches,
+            marks,
+        )
+
+    # ------------------------------------------------------------------------------- actions
+    def phase(self, phase: str, microbatch: int | None, label: str) -> None:
+        self.marks.append((len(self.out), label))
+        self.finish_sends()
+        kernels: list[Kernel] = []
+        count = 0
+
+        def flush() -> None:
+            nonlocal count
+            if kernels:
+                name = f"{phase}.{count}"
+                self.bodies.setdefault(name, Body(name, tuple(kernels)))
+                self.out.append(Run(name, microbatch))
+                kernels.clear()
+                count += 1
+
+        for item in self.code.items[phase]:
+            made = self._local(item, phase)
+            if isinstance(made, Kernel):
+                kernels.append(made)
+                continue
+            flush()
+            if isinstance(item, Convert):
+                self.out.append(collective(item, self.mesh, self.device, microbatch))
+            elif isinstance(item, Exchange):
+                if item.sends:
+                    self.send(self.channels[item.transfer], microbatch)
+                else:
+                    self.receive(self.channels[item.transfer], microbatch)
+        flush()
+
+    def _local(self, item: Item, phase: str) -> Kernel | None:
+        if isinstance(item, Compute):
+            return kernel(item, self.mesh, self.device)
+        if isinstance(item, Convert) and is_local(item):
+            return local_move(item, self.mesh, self.device, phase)
+        return None
+
+    # ------------------------------------------------------------------------------ messages
+    def finish_sends(self, all: bool = False) -> None:
+        """Wait for the sends of the action before the last one; their receivers have run since."""
+        for ticket in self.sending[0] + (self.sending[1] if all else []):
+            self.out.append(Wait(ticket))
+        self.sending = [self.sending[1], []]
+
+    def tile(self, spec: ShardingSpec, shape: tuple[int, ...]) -> Region:
+        coords = self.mesh.coords(self.device)
+        starts = tile_starts(shape, spec, self.mesh.shape, coords)
+        extents = local_shape(shape, spec, self.mesh.shape)
+        return tuple((s, s + n) for s, n in zip(starts, extents, strict=True))
+
+    def send(self, channel: Channel, microbatch: int | None) -> None:
+        tile = self.tile(channel.task.source, channel.task.shape)
+        itemsize = self._itemsize(channel)
+        for k, piece in enumerate(channel.task.pieces):
+            if piece.sender == self.device:
+                ticket = _ticket(channel, k, microbatch, "s")
+                self.out.append(
+                    Send(
+                        at(channel.source_name, microbatch), local(piece.region, tile),
+                        piece.receivers[0], channel.number, ticket, piece.size * itemsize,
+                    )
+                )  # fmt: skip
+                self.sending[1].append(ticket)
+
+    def receive(self, channel: Channel, microbatch: int | None) -> None:
+        tile = self.tile(channel.task.target, channel.task.shape)
+        type = channel.transfer.value.type
+        name = at(channel.target_name, microbatch)
+        extents = tuple(b - a for a, b in tile)
+        self.out.append(Allocate(name, type.with_shape(extents)))
+        itemsize = self._itemsize(channel)
+        mine = [(k, p) for k, p in enumerate(channel.task.pieces) if self.device in p.receivers]
+        for k, piece in mine:
+            at_chain = piece.receivers.index(self.device)
+            peer = piece.sender if at_chain == 0 else piece.receivers[at_chain - 1]
+            self.out.append(
+                Recv(
+                    name, local(piece.region, tile), peer, channel.number,
+                    _ticket(channel, k, microbatch, "r"), piece.size * itemsize,
+                )
+            )  # fmt: skip
+        for k, piece in mine:
+            self.out.append(Wait(_ticket(channel, k, microbatch, "r")))
+            after = piece.receivers.index(self.device) + 1
+            if after < len(piece.receivers):
+                # A broadcast is a chain: what has come in goes on to the next receiver.
+                ticket = _ticket(channel, k, microbatch, "f")
+                self.out.append(
+                    Send(
+                        name, local(piece.region, tile), piece.receivers[after], channel.number,
+                        ticket, piece.size * itemsize,
+                    )
+                )  # fmt: skip
+                self.sending[1].append(ticket)
+
+    def _itemsize(self, channel: Channel) -> int:
+        type = channel.transfer.value.type
+        return type.nbytes // max(type.size, 1)
+
+    # ----------------------------------------------------------------------- inputs, outputs
+    def inputs(self) -> tuple[Placed, ...]:
+        position = {v: k for k, v in enumerate(self.step.graph.inputs)}
+        placed = []
+        for v, name, spec in self.code.inputs:
+            region = self.tile(spec, v.type.shape)
+            type = v.type.with_shape(tuple(b - a for a, b in region))
+            runs = self._runs(v, spec) if v in self.step.batch else ()
+            placed.append(Placed(position[v], name, type, region, runs))
+        return tuple(placed)
+
+    def _runs(self, v: Var, spec: ShardingSpec) -> tuple[tuple[int, int], ...]:
+        """Rows of a batch input: the same part of every microbatch."""
+        slots = self.step.num_microbatches
+        rows = v.type.shape[0] // slots
+        slot = (rows, *v.type.shape[1:])
+        start, stop = self.tile(spec, slot)[0]
+        return tuple((m * rows + start, m * rows + stop) for m in range(slots))
+
+    def outputs(self) -> tuple[Placed, ...]:
+        """Results on this rank; a metric that one stage makes goes to all ranks."""
+        made = {k: self.code.outputs[i] for i, (k, _) in enumerate(self.code.stage.results)}
+        placed = []
+        for k, v in enumerate(self.step.graph.outputs):
+            if k in made:
+                _, name, spec = made[k]
+                region = self.tile(spec, v.type.shape)
+                type = v.type.with_shape(tuple(b - a for a, b in region))
+                placed.append(Placed(k, name, type, region))
+                continue
+            owners = [c for c in self.codes if any(j == k for j, _ in c.stage.results)]
+            if not v.type.shape:
+                placed.append(Placed(k, f"result{k}", v.type, ()))
+            assert owners, f"no stage makes output {k}"
+        for k, v in enumerate(self.step.graph.outputs):
+            self._share(k, v, made)
+        return tuple(placed)
+
+    def _share(self, k: int, v: Var, made: dict[int, tuple[Var, str, ShardingSpec]]) -> None:
+        owners = [c for c in self.codes if any(j == k for j, _ in c.stage.results)]
+        if v.type.shape or len(owners) == len(self.codes):
+            return
+        root = owners[0].plan.devices[0]
+        ranks = tuple(d for c in self.codes if c not in owners for d in c.plan.devices)
+        if self.device != root and k in made:
+            return
+        source = made[k][1] if k in made else ""
+        target = "" if k in made else f"result{k}"
+        group = (root, *ranks)
+        self.out.append(Broadcast(source, target, (), root, group, v.type.nbytes))
+
+
+def _ticket(channel: Channel, piece: int, microbatch: int | None, side: str) -> str:
+    m = "" if microbatch is None else f".m{microbatch}"
+    return f"c{channel.number}.{piece}{m}.{side}"

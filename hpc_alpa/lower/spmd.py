@@ -1,0 +1,244 @@
+"""What every device of a stage does: the stage's equations with its conversions between them.
+
+    [StageGraph, StagePlan] -> [StageCode]
+
+Items are the same on all devices of the mesh but for the tile they work on; `lower.instantiate` fills that
+in. A conversion is made before its first reader and shared by later readers of the same window (prepare,
+forward, backward, apply).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hpc_alpa.errors import PlanError
+from hpc_alpa.ir.graph import Eqn, Var
+from hpc_alpa.ir.types import TensorType
+from hpc_alpa.plan.paths import key, read
+from hpc_alpa.plan.plan import StagePlan
+from hpc_alpa.sharding import Move, ShardingSpec, Strategy, apply_roles, moves, rule_of
+from hpc_alpa.sharding.phases import Interior, phases, runs_in_phases
+from hpc_alpa.step import APPLY, BACKWARD, FORWARD, LOOP, PREPARE, StageGraph, Transfer
+from hpc_alpa.transform.expand import expanded
+
+PHASES = (PREPARE, FORWARD, BACKWARD, APPLY)
+WINDOW = {PREPARE: ".p", FORWARD: "", BACKWARD: ".b", APPLY: ".a"}
+FINISHED = ("accumulate", "accumulate_max", "stack")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """One equation under its strategy."""
+
+    eqn: Eqn
+    strategy: Strategy
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class Convert:
+    """One move; several moves of one kind over the same axes may share a message (`lower.bucket`)."""
+
+    moves: tuple[Move, ...]
+    types: tuple[TensorType, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Send or receive a value to or from another stage; `name` is the buffer on this side."""
+
+    transfer: Transfer
+    name: str
+    spec: ShardingSpec
+    sends: bool
+
+
+Item = Compute | Convert | Exchange
+
+
+@dataclass
+class StageCode:
+    """The items of each phase, and where values lie.
+
+    Attributes:
+        inputs, outputs: buffer and spec of each input and output of the stage's graph.
+    """
+
+    stage: StageGraph
+    plan: StagePlan
+    items: dict[str, list[Item]] = field(default_factory=lambda: {p: [] for p in PHASES})
+    inputs: list[tuple[Var, str, ShardingSpec]] = field(default_factory=list)
+    outputs: list[tuple[Var, str, ShardingSpec]] = field(default_factory=list)
+
+
+def reads(item: Item) -> tuple[str, ...]:
+    if isinstance(item, Exchange):
+        return (item.name,) if item.sends else ()
+    return item.inputs
+
+
+def writes(item: Item) -> tuple[str, ...]:
+    if isinstance(item, Compute):
+        return (item.output,)
+    if isinstance(item, Exchange):
+        return () if item.sends else (item.name,)
+    return item.outputs
+
+
+def stage_code(stage: StageGraph, plan: StagePlan) -> StageCode:
+    """Lay out a stage's work.
+
+    Raises:
+        PlanError: the plan was not made for this graph.
+    """
+    graph = stage.graph
+    if (len(plan.strategies), len(plan.inputs)) != (len(graph.eqns), len(graph.inputs)):
+        raise PlanError(
+            f"stage {stage.index} of the plan has {len(plan.strategies)} equations and "
+            f"{len(plan.inputs)} inputs, the graph has {len(graph.eqns)} and {len(graph.inputs)}: "
+            "the plan was made for another graph; plan again"
+        )
+    return _Layout(stage, plan).run()
+
+
+class _Layout:
+    def __init__(self, stage: StageGraph, plan: StagePlan) -> None:
+        self.code = StageCode(stage, plan)
+        self.mesh = plan.mesh_shape
+        self.paths = dict(plan.conversions)
+        self.home: dict[Var, ShardingSpec] = {}
+        self.looped: set[Var] = set()
+        self.made: dict[tuple[Var, ShardingSpec, str], str] = {}
+        self.phase = PREPARE
+
+    def run(self) -> StageCode:
+        graph, plan, stage = self.code.stage.graph, self.code.plan, self.code.stage
+        arrivals = {t.value: t for t in stage.received}
+        for v, text in zip(graph.inputs, plan.inputs, strict=True):
+            self.home[v] = ShardingSpec.parse(text)
+            if v in arrivals and arrivals[v].phase in LOOP:
+                self.looped.add(v)
+            if v not in arrivals:
+                self.code.inputs.append((v, self.name(v, self.home[v]), self.home[v]))
+        pending = dict(arrivals)
+        departures = self._departures()
+        strategies = dict(zip((e.output for e in graph.eqns), plan.strategies, strict=True))
+        for phase in PHASES:
+            self.phase = phase
+            for v in [v for v in departures if departures[v][0].phase == phase == APPLY]:
+                if v in self.home:
+                    self.send(v, departures.pop(v))
+            for e in graph.eqns:
+                if e.phase != phase:
+                    continue
+                for v in e.inputs:
+                    if v in pending:
+                        self.receive(v, pending.pop(v))
+                self.equation(e, strategies[e.output])
+                if e.output in departures and departures[e.output][0].phase == phase:
+                    self.send(e.output, departures.pop(e.output))
+            for v, t in list(pending.items()):
+                if t.phase == phase:
+                    self.receive(v, pending.pop(v))
+            for v in [v for v in departures if departures[v][0].phase == phase]:
+                self.send(v, departures.pop(v))
+        for v, text in zip(graph.outputs[: len(stage.results)], plan.outputs, strict=False):
+            spec = ShardingSpec.parse(text)
+            self.code.outputs.append((v, self.need(v, spec), spec))
+        return self.code
+
+    def _departures(self) -> dict[Var, tuple[Transfer, ...]]:
+        found: dict[Var, tuple[Transfer, ...]] = {}
+        for t in self.code.stage.sent:
+            found[t.value] = (*found.get(t.value, ()), t)
+        return found
+
+    def add(self, item: Item) -> None:
+        self.code.items[self.phase].append(item)
+
+    def name(self, v: Var, spec: ShardingSpec, window: str | None = None) -> str:
+        """`v12.S0R`, `@` behind it when every microbatch has its own."""
+        if window is None:
+            return f"v{v.id}.{spec}" + ("@" if v in self.looped else "")
+        return f"v{v.id}.{spec}{WINDOW[window]}" + ("@" if window in LOOP else "")
+
+    def receive(self, v: Var, transfer: Transfer) -> None:
+        self.add(Exchange(transfer, self.name(v, self.home[v]), self.home[v], False))
+
+    def send(self, v: Var, transfers: tuple[Transfer, ...]) -> None:
+        graph, plan = self.code.stage.graph, self.code.plan
+        results = len(self.code.stage.results)
+        at = results + graph.outputs[results:].index(v)
+        spec = ShardingSpec.parse(plan.outputs[at])
+        name = self.need(v, spec)
+        for t in transfers:
+            self.add(Exchange(t, name, spec, True))
+
+    def equation(self, e: Eqn, roles: str) -> None:
+        strategy = apply_roles(rule_of(e), tuple(roles.split(",")), self.mesh)
+        if strategy is None:
+            raise PlanError(
+                f"the plan's strategy {roles!r} does not exist for {e} on mesh {self.mesh}: "
+                "the plan was made for another graph; plan again"
+            )
+        operands = tuple(self.need(v, s) for v, s in zip(e.inputs, strategy.inputs, strict=True))
+        if self.phase in LOOP and e.op.name not in FINISHED:
+            self.looped.add(e.output)
+        self.home[e.output] = strategy.output
+        output = self.name(e.output, strategy.output)
+        if runs_in_phases(e, strategy):
+            self._in_phases(e, strategy, operands, output)
+        else:
+            self.add(Compute(e, strategy, operands, output))
+
+    def _in_phases(
+        self, e: Eqn, strategy: Strategy, operands: tuple[str, ...], output: str
+    ) -> None:
+        """Local statistics, their all_reduce, local finish."""
+        inner = expanded(e)
+        suffix = "@" if e.output in self.looped else ""
+        names = dict(zip(inner.inputs, operands, strict=True))
+        changes = 0
+        for step in phases(e, strategy, self.mesh):
+            if isinstance(step, Interior):
+                out = step.eqn.output
+                last = out == inner.outputs[0]
+                names[out] = output if last else f"v{e.output.id}.i{out.id}{suffix}"
+                args = tuple(names[v] for v in step.eqn.inputs)
+                self.add(Compute(step.eqn, step.strategy, args, names[out]))
+            else:
+                changes += 1
+                target = f"v{e.output.id}.i{step.value.id}.{changes}{suffix}"
+                source = names[step.value]
+                self.add(Convert((step.move,), (step.value.type,), (source,), (target,)))
+                names[step.value] = target
+
+    def need(self, v: Var, spec: ShardingSpec) -> str:
+        """The buffer of a value in a spec, converted before if nobody did in this window."""
+        home = self.home[v]
+        if spec == home:
+            return self.name(v, home)
+        at = (v, spec, self.phase)
+        if at not in self.made:
+            source, name = home, self.name(v, home)
+            for move in self._path(v, home, spec):
+                step = (v, move.target, self.phase)
+                if step not in self.made:
+                    self.made[step] = self.name(v, move.target, self.phase)
+                    out = self.made[step]
+                    self.add(Convert((move,), (v.type,), (name,), (out,)))
+                source, name = move.target, self.made[step]
+            assert source == spec
+        return self.made[at]
+
+    def _path(self, v: Var, source: ShardingSpec, target: ShardingSpec) -> tuple[Move, ...]:
+        text = self.paths.get(key(v.type, source, target))
+        if text is not None:
+            return read(text, v.type, source, self.mesh)
+        for move in moves(source, v.type.shape, self.mesh):
+            if move.target == target:
+                return (move,)
+        raise PlanError(f"the plan has no path for the conversion {key(v.type, source, target)}")

@@ -1,0 +1,396 @@
+"""Intra-operator planning: one strategy for each equation of a stage, as a choice program.
+
+Nodes       an input: its specs; an equation: its strategies; a result that another stage reads: its
+            specs                                                               -> choices_of_*()
+Cost        seconds of the equation on its slowest device, times how often it runs in a step
+                                                                                -> Pricing.compute()
+Values      conversions from produced to needed specs, cheapest paths, paid once per window
+                                                                                -> _values()
+Ties        a new state leaf lies as the old one: the input reads it             -> _values()
+Memory      state, accumulators and copies that live all step, and what forward keeps for backward
+            for the microbatches in flight                                      -> _memory()
+
+Solved by `plan.solve` (formulas there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+
+from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.cost import Cost, Work
+from hpc_alpa.errors import ShardingError
+from hpc_alpa.ir.graph import Eqn, Var
+from hpc_alpa.ir.types import TensorType
+from hpc_alpa.ops.contraction import contraction_dims
+from hpc_alpa.plan.paths import Paths, key, price_on, write
+from hpc_alpa.plan.plan import StagePlan
+from hpc_alpa.plan.solve.problem import MemoryRow, Problem, Reader, Value, Window
+from hpc_alpa.plan.solve.solution import Solution
+from hpc_alpa.sharding import (
+    ShardingSpec,
+    Strategy,
+    num_tiles,
+    rule_of,
+    strategies,
+)
+from hpc_alpa.sharding.local import local_types
+from hpc_alpa.sharding.phases import Interior, phases, runs_in_phases
+from hpc_alpa.sharding.strategies import IDLE
+from hpc_alpa.step import BACKWARD, FORWARD, LOOP, StageGraph, StepGraph
+
+Allowed = Callable[[Eqn, Strategy], bool]
+AllowedInput = Callable[[Var, ShardingSpec], bool]
+
+WINDOWS = {FORWARD: Window.FORWARD, BACKWARD: Window.BACKWARD}
+
+
+def work_of(e: Eqn, inputs: Sequence[TensorType], output: TensorType) -> Work:
+    """What the cost model prices of an equation on local tiles: operands read, the result written."""
+    params = e.params_dict
+    dims = contraction_dims(tuple(inputs), params) if e.op.name == "dot_general" else ()
+    nbytes = sum(t.nbytes for t in inputs) + output.nbytes
+    dtype = output.dtype if output.is_floating or not inputs else inputs[0].dtype
+    return Work(e.op.name, e.op.flops(tuple(inputs), output, params), float(nbytes), dtype, dims)
+
+
+def local_work(e: Eqn, strategy: Strategy, mesh: tuple[int, ...]) -> Work:
+    """The work of one device under a strategy."""
+    return work_of(e, *local_types(e, strategy, mesh))
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """Seconds on one mesh under one cost model."""
+
+    mesh: DeviceMesh
+    cost: Cost
+    paths: Paths
+
+    @classmethod
+    def on(cls, mesh: DeviceMesh, cost: Cost) -> Pricing:
+        return cls(mesh, cost, Paths(mesh.shape, price_on(mesh, cost)))
+
+    def compute(self, e: Eqn, strategy: Strategy) -> float:
+        """Seconds of one run of an equation, the all_reduces of a fused one included."""
+        shape = self.mesh.shape
+        if not runs_in_phases(e, strategy):
+            return self.cost.compute(local_work(e, strategy, shape))
+        total = 0.0
+        for step in phases(e, strategy, shape):
+            if isinstance(step, Interior):
+                total += self.cost.compute(local_work(step.eqn, step.strategy, shape))
+            else:
+                m = step.move
+                total += self.paths.price(m, m.nbytes(step.value.type.nbytes, shape))
+        return total
+
+
+def everything(e: Eqn, strategy: Strategy) -> bool:
+    return True
+
+
+def anywhere(v: Var, spec: ShardingSpec) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Restrictions:
+    """What a manual method, or a user's pins, leave to choose from."""
+
+    strategy: Allowed = everything
+    input: AllowedInput = anywhere
+
+    def __and__(self, other: Restrictions) -> Restrictions:
+        return Restrictions(
+            lambda e, s: self.strategy(e, s) and other.strategy(e, s),
+            lambda v, s: self.input(v, s) and other.input(v, s),
+        )
+
+
+def specs_of(type: TensorType, mesh: tuple[int, ...]) -> tuple[ShardingSpec, ...]:
+    """Every way to split a value that is not partial; the replicated one first."""
+
+    @cache
+    def extend(axis: int) -> tuple[ShardingSpec, ...]:
+        if axis < 0:
+            return (ShardingSpec.replicated(type.ndim),)
+        found = []
+        for spec in extend(axis - 1):
+            found.append(spec)
+            for d in range(type.ndim if mesh[axis] > 1 else 0):
+                orders = {(*spec.dims[d], axis), (axis, *spec.dims[d])}
+                for axes in sorted(orders):
+                    if type.shape[d] % num_tiles(axes, mesh) == 0:
+                        found.append(spec.with_dim(d, axes))
+        return tuple(dict.fromkeys(found))
+
+    return extend(len(mesh) - 1)
+
+
+@dataclass
+class IntraOp:
+    """The choice program of one stage on one mesh, and what its choices mean.
+
+    Attributes:
+        in_flight: microbatches whose activations the stage holds at once.
+        memory: bytes of one device, or None.
+    """
+
+    step: StepGraph
+    stage: StageGraph
+    pricing: Pricing
+    restrictions: Restrictions = field(default_factory=Restrictions)
+    in_flight: int = 1
+    memory: float | None = None
+    input_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
+    equation_strategies: list[tuple[Strategy, ...]] = field(default_factory=list)
+    output_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
+
+    def problem(self) -> Problem:
+        """Build the program.
+
+        Raises:
+            ShardingError: an equation has no strategy within the restrictions.
+        """
+        graph, mesh = self.stage.graph, self.pricing.mesh.shape
+        self.input_specs = [self.choices_of_input(v) for v in graph.inputs]
+        self.equation_strategies = [self.choices_of_equation(e) for e in graph.eqns]
+        self.output_specs = [self.choices_of_output(k) for k in range(len(graph.outputs))]
+        costs = [np.zeros(len(s)) for s in self.input_specs]
+        for e, found in zip(graph.eqns, self.equation_strategies, strict=True):
+            times = self.runs(e.phase)
+            costs.append(np.array([times * self.pricing.compute(e, s) for s in found]))
+        costs += [np.zeros(len(s)) for s in self.output_specs]
+        values = self._values()
+        names = [graph.describe(v) for v in graph.inputs]
+        names += [f"{e.op.name} {e.output} {e.source}" for e in graph.eqns]
+        names += [f"output {k}" for k in range(len(graph.outputs))]
+        draft = Problem(tuple(costs), tuple(values), (), tuple(self._ties()), tuple(names))
+        if self.memory is None:
+            return draft
+        row = self._memory(draft, mesh)
+        return Problem(draft.costs, draft.values, (row,), draft.ties, draft.names)
+
+    def runs(self, phase: str) -> int:
+        """How often a phase runs in a step."""
+        return self.step.num_microbatches if phase in LOOP else 1
+
+    # ------------------------------------------------------------------------------- choices
+    def choices_of_input(self, v: Var) -> tuple[ShardingSpec, ...]:
+        mesh = self.pricing.mesh.shape
+        found = [s for s in specs_of(v.type, mesh) if self.restrictions.input(v, s)]
+        if v in self.step.batch:
+            # Every microbatch is split over the devices.
+            rows = v.type.shape[0] // self.step.num_microbatches
+            found = [s for s in found if rows % num_tiles(s.dims[0], mesh) == 0]
+        if not found:
+            raise ShardingError(
+                f"{self.stage.graph.describe(v)} has no spec on mesh {mesh} that the method and the "
+                "pins allow: its dims do not divide, or the pins contradict each other"
+            )
+        return tuple(found)
+
+    def choices_of_equation(self, e: Eqn) -> tuple[Strategy, ...]:
+        mesh = self.pricing.mesh.shape
+        found: dict[object, Strategy] = {}
+        for s in strategies(e, mesh):
+            # An axis of one device has nothing to split.
+            idle = all(n > 1 or r == IDLE for n, r in zip(mesh, s.roles, strict=True))
+            if idle and self.restrictions.strategy(e, s):
+                at = (s.inputs, s.output)
+                if at not in found:
+                    found[at] = s
+        if not found:
+            rule = rule_of(e)
+            sizes = ", ".join(f"{f}={n}" for f, n in rule.sizes.items())
+            raise ShardingError(
+                f"{e.op.name} at {e.source or 'an unknown line'} (rule {rule}, {sizes}) cannot be "
+                f"split over mesh {mesh} as the method asks: no factor that it allows divides. "
+                "Choose another number of devices, or method='auto'"
+            )
+        return tuple(found.values())
+
+    def choices_of_output(self, k: int) -> tuple[ShardingSpec, ...]:
+        v = self.stage.graph.outputs[k]
+        whole = specs_of(v.type, self.pricing.mesh.shape)
+        if k < len(self.stage.results):
+            source = self._renews(k)
+            if source is not None:
+                return self.input_specs[source]
+            return whole if v.type.shape else whole[:1]
+        return whole
+
+    def _renews(self, k: int) -> int | None:
+        """The input of this stage's graph that output k is the new value of."""
+        position, v = self.stage.results[k]
+        at = self.step.renewed.get(position)
+        if at is None:
+            return None
+        old = self.step.graph.inputs[at]
+        inputs = self.stage.graph.inputs
+        return inputs.index(old) if old in inputs and old.type.shape == v.type.shape else None
+
+    def _ties(self) -> list[int]:
+        n_in, n_eq = len(self.input_specs), len(self.equation_strategies)
+        ties = list(range(n_in + n_eq + len(self.output_specs)))
+        for k in range(len(self.stage.results)):
+            source = self._renews(k)
+            if source is not None:
+                ties[n_in + n_eq + k] = source
+        return ties
+
+    # -------------------------------------------------------------------------------- values
+    def _nodes(self) -> dict[Var, int]:
+        graph = self.stage.graph
+        nodes = {v: k for k, v in enumerate(graph.inputs)}
+        nodes.update({e.output: len(graph.inputs) + k for k, e in enumerate(graph.eqns)})
+        return nodes
+
+    def produced(self, node: int) -> tuple[ShardingSpec, ...]:
+        """The spec of a node's value under each of its choices."""
+        n_in = len(self.input_specs)
+        if node < n_in:
+            return self.input_specs[node]
+        return tuple(s.output for s in self.equation_strategies[node - n_in])
+
+    def _values(self) -> list[Value]:
+        graph = self.stage.graph
+        nodes = self._nodes()
+        n_in, n_eq = len(graph.inputs), len(graph.eqns)
+        readers: dict[Var, list[tuple[int, tuple[ShardingSpec, ...], Window]]] = {}
+        for k, e in enumerate(graph.eqns):
+            window = WINDOWS.get(e.phase, Window.STEP)
+            for at, v in enumerate(e.inputs):
+                needs = tuple(s.inputs[at] for s in self.equation_strategies[k])
+                readers.setdefault(v, []).append((n_in + k, needs, window))
+        for k, v in enumerate(graph.outputs):
+            node = n_in + n_eq + k
+            made = graph.producer.get(v)
+            inside = made is not None and k >= len(self.stage.results)
+            phase = made.phase if made is not None and inside else ""
+            window = WINDOWS.get(phase, Window.STEP)
+            readers.setdefault(v, []).append((node, self.output_specs[k], window))
+        return [self._value(v, nodes[v], found) for v, found in readers.items()]
+
+    def _value(
+        self,
+        v: Var,
+        node: int,
+        readers: list[tuple[int, tuple[ShardingSpec, ...], Window]],
+    ) -> Value:
+        sources = tuple(dict.fromkeys(self.produced(node)))
+        targets = tuple(dict.fromkeys(s for _, needs, _ in readers for s in needs))
+        looped = any(w != Window.STEP for _, _, w in readers)
+        times = self.step.num_microbatches if looped else 1
+        paths = self.pricing.paths
+        conversion = np.array(
+            [[times * paths.cost(v.type, p, t) for t in targets] for p in sources]
+        )
+        at_source = {s: k for k, s in enumerate(sources)}
+        at_target = {s: k for k, s in enumerate(targets)}
+        return Value(
+            node,
+            np.array([at_source[s] for s in self.produced(node)]),
+            tuple(Reader(n, np.array([at_target[s] for s in needs]), w) for n, needs, w in readers),
+            conversion,
+            name=self.stage.graph.describe(v),
+        )
+
+    # -------------------------------------------------------------------------------- memory
+    def _memory(self, draft: Problem, mesh: tuple[int, ...]) -> MemoryRow:
+        """Bytes at the end of the last forward pass in flight, when most is held."""
+        graph = self.stage.graph
+        terms: list[np.ndarray] = []
+        nbytes: list[np.ndarray] = []
+        assert self.memory is not None
+
+        def hold(node: int, type: TensorType, times: float) -> None:
+            size = type.nbytes
+            local = [size / num_tiles(s.split_axes, mesh) for s in self.produced(node)]
+            terms.append(draft.choice_terms(node))
+            nbytes.append(np.array(local) * times)
+
+        kept = _kept_for_backward(self.stage)
+        for node, v in enumerate(graph.inputs):
+            hold(node, v.type, self.in_flight if v in kept else 1)
+        for k, e in enumerate(graph.eqns):
+            node = len(graph.inputs) + k
+            if e.output in kept and not e.op.view:
+                hold(node, e.output.type, self.in_flight)
+            elif e.op.name.startswith("accumulate"):
+                hold(node, e.output.type, 1)
+            elif e.phase == "apply" and e.output in graph.outputs:
+                hold(node, e.output.type, 1)
+        if not terms:
+            return MemoryRow("memory of a device", self.memory, np.zeros(0), np.zeros(0))
+        return MemoryRow(
+            "memory of a device", self.memory, np.concatenate(terms), np.concatenate(nbytes)
+        )
+
+    # ------------------------------------------------------------------------------ decoding
+    def decode(self, solution: Solution, axes: tuple[str, ...]) -> StagePlan:
+        """The stage's plan from the solver's choices."""
+        graph = self.stage.graph
+        n_in, n_eq = len(graph.inputs), len(graph.eqns)
+        choice = solution.assignment.choices
+        inputs = [self.input_specs[k][choice[k]] for k in range(n_in)]
+        chosen = [self.equation_strategies[k][choice[n_in + k]] for k in range(n_eq)]
+        outputs = [self.output_specs[k][choice[n_in + n_eq + k]] for k in range(len(graph.outputs))]
+        return stage_plan(self.pricing, self.stage, axes, inputs, chosen, outputs)
+
+
+def stage_plan(
+    pricing: Pricing,
+    stage: StageGraph,
+    axes: tuple[str, ...],
+    inputs: Sequence[ShardingSpec],
+    chosen: Sequence[Strategy],
+    outputs: Sequence[ShardingSpec],
+) -> StagePlan:
+    """Write choices down, with the path of every conversion that they need."""
+    graph = stage.graph
+    held = dict(zip(graph.inputs, inputs, strict=True))
+    held.update({e.output: s.output for e, s in zip(graph.eqns, chosen, strict=True)})
+    needed = [
+        (v, t)
+        for e, s in zip(graph.eqns, chosen, strict=True)
+        for v, t in zip(e.inputs, s.inputs, strict=True)
+    ]
+    needed += list(zip(graph.outputs, outputs, strict=True))
+    conversions: dict[str, tuple[str, ...]] = {}
+    for v, target in needed:
+        if held[v] != target:
+            path = pricing.paths.path(v.type, held[v], target)
+            conversions[key(v.type, held[v], target)] = write(path)
+    return StagePlan(
+        pricing.mesh.shape,
+        pricing.mesh.devices,
+        axes,
+        tuple(str(s) for s in chosen),
+        tuple(map(str, inputs)),
+        tuple(map(str, outputs)),
+        tuple(sorted(conversions.items())),
+    )
+
+
+def _kept_for_backward(stage: StageGraph) -> set[Var]:
+    """Values of a microbatch that forward makes and backward reads."""
+    graph = stage.graph
+    forward = {e.output for e in graph.eqns if e.phase == FORWARD}
+    forward |= {t.value for t in stage.received if t.phase == FORWARD}
+    return {
+        v
+        for e in graph.eqns
+        if e.phase == BACKWARD
+        for v in e.inputs
+        if v in forward and not _is_finished(graph.producer.get(v))
+    }
+
+
+def _is_finished(e: Eqn | None) -> bool:
+    return e is not None and e.op.name.startswith(("accumulate", "stack"))

@@ -1,0 +1,135 @@
+"""Manual methods as restrictions of the same search: `dp2`, `tp4`, `pp2`, and products, `dp2tp2pp2`.
+
+    dp   the batch is split; parameters and their updates are whole on every device
+    tp   Megatron: the weights of forward matrix products are split, and so are attention heads; the
+         batch is not
+    pp   stages, each on its own devices
+
+What a method leaves open (where a layer norm's scale lies, when a gradient is reduced) the search decides.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from hpc_alpa.errors import PlanError
+from hpc_alpa.ir.graph import Eqn, Var
+from hpc_alpa.ops.contraction import split_equation
+from hpc_alpa.plan.intra_op import Restrictions
+from hpc_alpa.sharding import ShardingSpec, Strategy
+from hpc_alpa.sharding.strategies import IDLE
+from hpc_alpa.step import FORWARD, LOOP, StepGraph
+
+_PART = re.compile(r"(dp|tp|pp)(\d+)")
+AXIS_NAME = {"dp": "data", "tp": "tensor"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """Degrees of a manual method.
+
+    Attributes:
+        axes: (kind, size) of each mesh axis of a stage, `dp` first.
+        stages: number of pipeline stages.
+    """
+
+    name: str
+    axes: tuple[tuple[str, int], ...]
+    stages: int
+
+    @property
+    def mesh_shape(self) -> tuple[int, ...]:
+        return tuple(n for _, n in self.axes) or (1,)
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        return tuple(AXIS_NAME[kind] for kind, _ in self.axes) or ("data",)
+
+    @property
+    def num_devices(self) -> int:
+        n = self.stages
+        for _, size in self.axes:
+            n *= size
+        return n
+
+
+def parse_method(name: str) -> Method:
+    """Read `dp2tp2pp2`; a kind may be missing, and the order does not matter.
+
+    Raises:
+        PlanError: another form, a kind twice, or a degree of 0.
+    """
+    parts = _PART.findall(name)
+    if "".join(k + n for k, n in parts) != name or not parts:
+        raise PlanError(
+            f"there is no method {name!r}: use auto, or products of dpN, tpN and ppN such as dp2tp2"
+        )
+    degrees: dict[str, int] = {}
+    for kind, n in parts:
+        if kind in degrees or int(n) < 1:
+            raise PlanError(
+                f"method {name!r}: each of dp, tp, pp once, with a degree of at least 1"
+            )
+        degrees[kind] = int(n)
+    stages = degrees.pop("pp", 1)
+    axes = tuple((kind, degrees[kind]) for kind in ("dp", "tp") if degrees.get(kind, 1) > 1)
+    return Method(name, axes, stages)
+
+
+def restrictions(method: Method, step: StepGraph) -> Restrictions:
+    """What the method leaves to choose from, on meshes of its axes."""
+    made = Restrictions()
+    for axis, (kind, _) in enumerate(method.axes):
+        made = made & _KINDS[kind](axis, step)
+    return made
+
+
+def _data_parallel(axis: int, step: StepGraph) -> Restrictions:
+    def strategy(e: Eqn, s: Strategy) -> bool:
+        role = s.roles[axis]
+        if e.phase in LOOP:
+            return role == step.roles.get(e.output, IDLE)
+        return role == IDLE or role[0] in "+>"
+
+    def where(v: Var, spec: ShardingSpec) -> bool:
+        if v in step.batch:
+            return axis in spec.dims[0]
+        return axis not in spec.split_axes
+
+    return Restrictions(strategy, where)
+
+
+def _tensor_parallel(axis: int, step: StepGraph) -> Restrictions:
+    weights = _from_parameters(step)
+
+    def strategy(e: Eqn, s: Strategy) -> bool:
+        role, batch = s.roles[axis], step.roles.get(e.output, IDLE)
+        if e.phase in LOOP and role == batch and batch[0] not in "+>-":
+            return False
+        if e.phase != FORWARD or e.op.name != "dot_general":
+            return True
+        left, right, out = split_equation(e.params_dict["equation"])
+        if e.inputs[1] in weights:
+            return role in right
+        if e.inputs[0] in weights:
+            return role in left
+        return role in set(left) & set(right) & set(out)
+
+    def where(v: Var, spec: ShardingSpec) -> bool:
+        return v not in step.batch or axis not in spec.split_axes
+
+    return Restrictions(strategy, where)
+
+
+def _from_parameters(step: StepGraph) -> frozenset[Var]:
+    """Values in the loop that are the state's, not computed from the batch."""
+    found = {v for v in step.graph.inputs if v not in step.batch and v.type.shape}
+    for e in step.graph.eqns:
+        moves_only = e.op.name in ("cast", "enter", "reshape", "transpose")
+        if moves_only and all(v in found for v in e.inputs):
+            found.add(e.output)
+    return frozenset(found)
+
+
+_KINDS = {"dp": _data_parallel, "tp": _tensor_parallel}
