@@ -73,7 +73,7 @@ def elementwise_rule(
 
 
 def flops(per_element: float) -> Callable[[Types, TensorType, Params], float]:
-    return lambda inputs, output, params: per_element * output.size
+    return lambda inputs, output, params: float(per_element * output.size)
 
 
 def call(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -318,7 +318,7 @@ _ROWS: dict[str, tuple[Any, ...]] = {
 
 
 def _flops(per_element: float) -> Callable[[Types, TensorType, Params], float]:
-    return lambda inputs, output, params: per_element * inputs[0].size
+    return lambda inputs, output, params: float(per_element * inputs[0].size)
 
 
 for _name, (_infer, _reference, _vjp, _per, _rule, _kernel, _expand) in _ROWS.items():

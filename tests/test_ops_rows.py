@@ -1,0 +1,249 @@
+"""Every row of the operator table against an independent oracle, and its columns between them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import special
+
+from hpc_alpa.ir import TABLE, Call, evaluate, parse, verify
+from hpc_alpa.ir.types import numpy_dtype
+from hpc_alpa.kernels.reference.random import random as random_values
+from hpc_alpa.transform.expand import expanded
+from tests.helpers.random_equations import EQUATIONS, random_equation
+
+# Equations around the microbatch loop: the identity on one slot; tests of the loop run them.
+BOUNDARY = {"accumulate", "accumulate_max", "enter", "slot", "stack"}
+FUSED = sorted(name for name, row in TABLE.items() if row.expand)
+
+
+def _loop(function: Callable[..., Any], shape: tuple[int, ...]) -> np.ndarray:
+    """An array made index by index."""
+    out = np.empty(shape)
+    for index in np.ndindex(*shape):
+        out[index] = function(*index)
+    return out
+
+
+def _broadcast(c: Call, x: np.ndarray) -> np.ndarray:
+    dims = c.params["dims"]
+    return _loop(lambda *i: x[tuple(min(i[d], n - 1) for d, n in zip(dims, x.shape))], c.extents)
+
+
+def _pad(c: Call, x: np.ndarray) -> np.ndarray:
+    before = c.params["starts"]
+    widths = [(s, n - s - m) for s, n, m in zip(before, c.extents, x.shape)]
+    return np.pad(x, widths) if widths else x
+
+
+def _slice(c: Call, x: np.ndarray) -> np.ndarray:
+    return _loop(lambda *i: x[tuple(s + k for s, k in zip(c.params["starts"], i))], c.extents)
+
+
+def _scatter_add(c: Call, ct: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    out = np.zeros(c.extents)
+    for k in np.ndindex(*indices.shape):
+        out[indices[k]] += ct[k]
+    return out
+
+
+def _unpick(c: Call, ct: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    return np.eye(c.extents[1])[indices] * ct[:, None]
+
+
+def _iota(c: Call) -> np.ndarray:
+    return _loop(lambda *i: i[c.params["dim"]], c.extents)
+
+
+def _random(c: Call, seed: np.ndarray, step: np.ndarray) -> np.ndarray:
+    out = np.empty(c.extents, numpy_dtype(c.type.dtype))
+    kind = "bits32" if c.params["kind"] == "bits" else str(c.params["kind"])
+    random_values(kind, int(seed), int(step), c.params["key"], c.starts, c.extents, out=out)
+    return out
+
+
+def _max_mask(c: Call, x: np.ndarray) -> np.ndarray:
+    top = x == x.max(axis=c.params["axes"], keepdims=True)
+    return top / top.sum(axis=c.params["axes"], keepdims=True)
+
+
+def _softmax(c: Call, x: np.ndarray) -> np.ndarray:
+    z = x * c.params["scale"]
+    if c.params["causal"]:
+        z = np.where(np.tri(*z.shape[-2:]) > 0, z, -np.inf)
+    return special.softmax(z, axis=-1)
+
+
+def _softmax_grad(c: Call, y: np.ndarray, ct: np.ndarray) -> np.ndarray:
+    jacobian = y[..., :, None] * (np.eye(y.shape[-1]) - y[..., None, :])
+    return c.params["scale"] * np.einsum("...ij,...i->...j", jacobian, ct)
+
+
+def _normal(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+def _layer_norm_grad(c: Call, x: np.ndarray, scale: np.ndarray, ct: np.ndarray) -> np.ndarray:
+    # The Jacobian, written out: (I - 1/n - n n'/n) / deviation.
+    n, width = _normal(x), x.shape[-1]
+    jacobian = np.eye(width) - 1 / width - n[..., :, None] * n[..., None, :] / width
+    flow = np.einsum("...ij,...i->...j", jacobian, ct * scale)
+    return flow / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+def _cross_entropy_grad(
+    c: Call, logits: np.ndarray, labels: np.ndarray, ct: np.ndarray
+) -> np.ndarray:
+    return (special.softmax(logits, axis=-1) - np.eye(logits.shape[1])[labels]) * ct[:, None]
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _gelu_grad(c: Call, x: np.ndarray, ct: np.ndarray) -> np.ndarray:
+    return ct * (_gelu(x + 1e-6) - _gelu(x - 1e-6)) / 2e-6
+
+
+ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
+    "add": lambda c, x, y: x + y,
+    "argmax": lambda c, x: np.argmax(x, c.params["axis"]),
+    "broadcast": _broadcast,
+    "cast": lambda c, x: x.astype(c.params["dtype"]),
+    "compare": lambda c, x, y: getattr(x, f"__{c.params['direction']}__")(y),
+    "concatenate": lambda c, *xs: np.concatenate(xs, c.params["axis"]),
+    "cross_entropy": lambda c, x, i: -np.log(special.softmax(x, -1))[np.arange(len(i)), i],
+    "cross_entropy_grad": _cross_entropy_grad,
+    "cumsum": lambda c, x: np.cumsum(x, c.params["axis"]),
+    "div": lambda c, x, y: x / y,
+    "dot_general": lambda c, x, y: np.einsum(c.params["equation"], x, y),
+    "erf": lambda c, x: np.vectorize(math.erf, otypes=[float])(x),
+    "exp": lambda c, x: math.e**x,
+    "full": lambda c: np.zeros(c.extents) + c.params["value"],
+    "gather": lambda c, table, i: table[i],
+    "gelu": lambda c, x: _gelu(x),
+    "gelu_grad": _gelu_grad,
+    "iota": _iota,
+    "layer_norm": lambda c, x, scale, bias: _normal(x) * scale + bias,
+    "layer_norm_grad": _layer_norm_grad,
+    "layer_norm_grad_scale": lambda c, x, ct: np.einsum("...i,...i->i", _normal(x), ct),
+    "log": lambda c, x: np.log2(x) * math.log(2),
+    "max": lambda c, x, y: np.where(x > y, x, y),
+    "max_mask": _max_mask,
+    "min": lambda c, x, y: np.where(x > y, y, x),
+    "mul": lambda c, x, y: x * y,
+    "neg": lambda c, x: -x,
+    "pad": _pad,
+    "pick": lambda c, x, i: x[np.arange(len(i)), i],
+    "pow": lambda c, x, y: np.exp(y * np.log(x)),
+    "random_bits": _random,
+    "reduce_max": lambda c, x: np.max(x, c.params["axes"]),
+    "reduce_min": lambda c, x: np.min(x, c.params["axes"]),
+    "reduce_sum": lambda c, x: np.sum(x, c.params["axes"]),
+    "reshape": lambda c, x: np.array(list(x.flat)).reshape(c.extents),
+    "rsqrt": lambda c, x: x**-0.5,
+    "scatter_add": _scatter_add,
+    "select": lambda c, mask, x, y: np.where(mask, x, y),
+    "slice": _slice,
+    "softmax": _softmax,
+    "softmax_grad": _softmax_grad,
+    "sqrt": lambda c, x: x**0.5,
+    "stop_gradient": lambda c, x: x,
+    "sub": lambda c, x, y: x - y,
+    "tanh": lambda c, x: 1 - 2 / (np.exp(2 * x) + 1),
+    "transpose": lambda c, x: np.moveaxis(x, c.params["perm"], range(x.ndim)),
+    "unpick": _unpick,
+}
+
+
+def test_every_row_has_random_equations_and_an_oracle() -> None:
+    assert set(EQUATIONS) == set(ORACLES) == set(TABLE) - BOUNDARY
+    assert list(EQUATIONS) == sorted(EQUATIONS) and list(ORACLES) == sorted(ORACLES)
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_the_reference_computes_what_the_oracle_does(name: str) -> None:
+    for seed in range(40):
+        drawn = random_equation(name, seed)
+        graph = verify(drawn.graph)
+        assert parse(str(graph)) == graph
+        (e,) = graph.eqns
+        (got,) = evaluate(graph, drawn.arrays)
+        call = Call.whole(e.params_dict, e.output.type, {})
+        want = np.asarray(ORACLES[name](call, *drawn.arrays))
+        assert isinstance(got, np.ndarray)
+        assert got.shape == want.shape == e.output.type.shape, str(e)
+        assert got.dtype.name == e.output.type.dtype, str(e)
+        tolerance = 1e-6 if name == "gelu_grad" else 1e-12  # the oracle is a difference quotient
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance, err_msg=str(e))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_every_reference_keeps_a_narrow_dtype(dtype: str) -> None:
+    tolerance = {"float32": 1e-5, "float16": 3e-2, "bfloat16": 2e-1}[dtype]
+    for name, seed in itertools.product(sorted(set(EQUATIONS) - {"argmax", "compare"}), range(4)):
+        drawn, wide = random_equation(name, seed, dtype), random_equation(name, seed)
+        (got,) = evaluate(verify(drawn.graph), drawn.arrays)
+        type = drawn.graph.outputs[0].type
+        assert (got.shape, got.dtype.name) == (type.shape, type.dtype), name
+        if name in ("max_mask", "random_bits"):
+            continue  # equal maxima, and bits of another length
+        (want,) = evaluate(wide.graph, wide.arrays)
+        scale = np.abs(want).max(initial=1)
+        np.testing.assert_allclose(
+            got.astype("float64") / scale, want / scale, atol=tolerance, err_msg=f"{name} {seed}"
+        )
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_fused_row_equals_the_graph_it_stands_for(name: str) -> None:
+    for seed in range(40):
+        drawn = random_equation(name, seed)
+        (e,) = drawn.graph.eqns
+        inner = verify(expanded(e))
+        assert [v.type for v in inner.inputs] == list(e.input_types)
+        assert all(i.op.expand is None for i in inner.eqns)
+        (got,), (want,) = evaluate(inner, drawn.arrays), evaluate(drawn.graph, drawn.arrays)
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12, err_msg=str(e))
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_flops_and_the_rule_fit_the_shapes(name: str) -> None:
+    for seed in range(20):
+        (e,) = random_equation(name, seed).graph.eqns
+        flops = e.op.flops(e.input_types, e.output.type, e.params_dict)
+        assert isinstance(flops, float) and flops >= 0
+        rule = e.op.rule(e.input_types, e.output.type, e.params_dict)
+        shapes = [*(t.shape for t in e.input_types), e.output.type.shape]
+        for dims, shape in zip((*rule.inputs, rule.output), shapes, strict=True):
+            assert tuple(math.prod(rule.sizes[f] for f in dim) for dim in dims) == shape
+        for operands in (*rule.sums, *rule.maxima):
+            assert all(0 <= k < len(e.inputs) for k in operands)
+
+
+def test_a_matrix_product_counts_its_flops() -> None:
+    (e,) = next(
+        drawn.graph.eqns
+        for drawn in (random_equation("dot_general", seed) for seed in range(99))
+        if len(drawn.graph.eqns[0].params_dict["equation"]) > 9
+    )
+    left, right = e.params_dict["equation"].split("->")[0].split(",")
+    extents = dict(zip(left + right, e.inputs[0].type.shape + e.inputs[1].type.shape))
+    assert e.op.flops(e.input_types, e.output.type, e.params_dict) == 2 * math.prod(
+        extents.values()
+    )
+
+
+# ------------------------------------------------------------------------ edges of single operators
+def test_indices_outside_the_table_give_zero_split_or_not() -> None:
+    gather, pick = TABLE["gather"].reference, TABLE["pick"].reference
+    type = random_equation("gather", 0).graph.outputs[0].type.with_shape((3, 2))
+    table = np.ones((4, 2))
+    call = Call({}, type, (0, 0), (3, 2), {"v": 4})  # the second half of a table of 8 rows
+    assert gather(call, table, np.array([3, 4, 8])).tolist() == [[0, 0], [1, 1], [0, 0]]
+    assert pick(call, table.T, np.array([7, -1])).tolist() == [1, 0]
