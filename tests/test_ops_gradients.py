@@ -1,0 +1,121 @@
+"""Every vjp in float64: against finite differences, and by the inner-product identity."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hpc_alpa.ir import TABLE, Builder, Graph, evaluate, verify
+from hpc_alpa.transform import gradient, simplify
+from tests.helpers.differences import directional
+from tests.helpers.random_equations import EQUATIONS, Drawn, random_equation
+
+# Gradients of gradients: linear in the cotangent, constant in the first operand.
+SECOND = {"gelu_grad": (1,), "softmax_grad": (1,)}
+# J and its transpose without differences: the operator itself is linear in these operands.
+LINEAR = {
+    "add": (0, 1), "broadcast": (0,), "concatenate": (0, 1, 2), "cumsum": (0,), "gather": (0,),
+    "gelu_grad": (1,), "neg": (0,), "pad": (0,), "pick": (0,), "reduce_sum": (0,), "reshape": (0,),
+    "scatter_add": (0,), "select": (1, 2), "slice": (0,), "softmax_grad": (1,), "sub": (0, 1),
+    "transpose": (0,), "unpick": (0,),
+}  # fmt: skip
+DIFFERENTIABLE = [n for n in EQUATIONS if TABLE[n].vjp and not n.endswith("_grad_scale")]
+
+
+def transposed(drawn: Drawn) -> tuple[Graph, list[int]]:
+    """From the graph's inputs and a cotangent u: the output, then J^T u for each floating input."""
+    b = Builder(first_id=1000)
+    b.inputs, b.eqns = list(drawn.graph.inputs), list(drawn.graph.eqns)
+    (out,) = drawn.graph.outputs
+    u = b.input(out.type)
+    product = b.mul(out, u)
+    loss = b.reduce_sum(product, axes=tuple(range(product.type.ndim)))
+    floating = drawn.floating
+    wanted = [b.inputs[k] for k in floating]
+    gradients = gradient(b, tuple(b.eqns), loss, wanted)
+    return verify(simplify(b.build((out, *gradients)))), floating
+
+
+def operands(name: str, count: int) -> list[int]:
+    return list(SECOND.get(name, range(count)))
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_a_vjp_agrees_with_finite_differences(name: str) -> None:
+    compared = 0
+    for seed in range(30):
+        drawn = random_equation(name, seed)
+        (out,) = drawn.graph.outputs
+        if not out.type.is_floating or out.type.dtype == "float32" or not drawn.floating:
+            continue
+        graph, floating = transposed(drawn)
+        rng = np.random.default_rng(seed)
+        u = rng.normal(size=out.type.shape)
+        _, *parts = evaluate(graph, [*drawn.arrays, u])
+        for k, part in zip(floating, parts, strict=True):
+            if k not in operands(name, len(drawn.arrays)):
+                continue
+            v = rng.normal(size=drawn.arrays[k].shape)
+            assert part.shape == v.shape
+            # Steps small enough that no maximum changes hands.
+            step = 1e-6 if name in ("max", "min", "reduce_max", "reduce_min") else 1e-3
+            forward = (directional(drawn.graph, drawn.arrays, k, v, step) * u).sum()
+            scale = 1 + np.abs(part * v).sum()
+            assert abs(forward - (part * v).sum()) < 1e-7 * scale, (str(drawn.graph), k)
+            compared += 1
+    assert compared >= 10
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_vjp_of_a_linear_row_is_its_transpose(name: str) -> None:
+    """<J v, u> == <v, J^T u>, with J the operator itself where the other operands are zero."""
+    for seed in range(25):
+        drawn = random_equation(name, seed)
+        graph, floating = transposed(drawn)
+        rng = np.random.default_rng(seed)
+        (out,) = drawn.graph.outputs
+        u = rng.normal(size=out.type.shape)
+        _, *parts = evaluate(graph, [*drawn.arrays, u])
+        for k, part in zip(floating, parts, strict=True):
+            if k not in LINEAR[name]:
+                continue
+            v = rng.normal(size=drawn.arrays[k].shape)
+            others = [
+                np.zeros_like(a) if j in LINEAR[name] else a for j, a in enumerate(drawn.arrays)
+            ]
+            others[k] = v
+            (image,) = evaluate(drawn.graph, others)
+            np.testing.assert_allclose((image * u).sum(), (part * v).sum(), 1e-12, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in DIFFERENTIABLE if n not in ("cross_entropy", "layer_norm")]
+)
+def test_the_transpose_of_the_transpose_is_the_derivative(name: str) -> None:
+    """J^T u is linear in u: its own gradient by u, at v, is J v, whatever u is."""
+    compared = 0
+    for seed in range(16):
+        drawn = random_equation(name, seed)
+        (out,) = drawn.graph.outputs
+        if out.type.dtype != "float64" or not drawn.floating:
+            continue
+        graph, floating = transposed(drawn)
+        for place, k in enumerate(floating):
+            if k not in operands(name, len(drawn.arrays)):
+                continue
+            b = Builder(first_id=10_000)
+            b.inputs, b.eqns = list(graph.inputs), list(graph.eqns)
+            u, part = graph.inputs[-1], graph.outputs[1 + place]
+            v = b.input(part.type)
+            product = b.mul(part, v)
+            loss = b.reduce_sum(product, axes=tuple(range(product.type.ndim)))
+            (image,) = gradient(b, tuple(b.eqns), loss, [u])
+            rng = np.random.default_rng(seed)
+            direction = rng.normal(size=part.type.shape)
+            step = 1e-6 if name in ("max", "min", "reduce_max", "reduce_min") else 1e-3
+            want = directional(drawn.graph, drawn.arrays, k, direction, step)
+            inputs = [*drawn.arrays, rng.normal(size=u.type.shape), direction]
+            (got,) = evaluate(verify(simplify(b.build((image,)))), inputs)
+            np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6, err_msg=str(drawn.graph))
+            compared += 1
+    assert compared >= 5
