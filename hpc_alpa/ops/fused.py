@@ -17,6 +17,8 @@ from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.reduction import spread
 from hpc_alpa.ops.rule import Rule, bind, names
 
+Infer = Callable[[Types, Params, TensorType | None], TensorType]
+
 # A masked score; finite, so that a wholly masked row of a tile gives no NaN.
 MASKED = -1e30
 
@@ -29,13 +31,23 @@ def _rows(x: Any) -> tuple[int, int]:
     return int(np.prod(x.shape[:-1], dtype=np.int64)), x.shape[-1]
 
 
+def _given(inputs: Types) -> str:
+    return f"({', '.join(map(str, inputs))})"
+
+
 # -------------------------------------------------------------------------------------- softmax
-def _infer_softmax(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
-    if len(set(inputs)) != 1 or inputs[0].ndim < 1 or not inputs[0].is_floating:
-        raise GraphError(f"softmax takes floating values of one type, not {inputs}")
-    if params["causal"] and inputs[0].ndim < 2:
-        raise GraphError(f"causal softmax needs a query and a key dim, not {inputs[0]}")
-    return inputs[0]
+def _infer_softmax(name: str, arity: int) -> Infer:
+    def infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
+        x = inputs[0]
+        if inputs != (x,) * arity or x.ndim < 1 or not x.is_floating:
+            raise GraphError(
+                f"{name} takes {arity} floating value(s) of one type, not {_given(inputs)}"
+            )
+        if params["causal"] and x.ndim < 2:
+            raise GraphError(f"causal {name} needs a query and a key dim, not {x}")
+        return x
+
+    return infer
 
 
 def _softmax_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
@@ -111,25 +123,18 @@ def _softmax_grad_vjp(b: Any, e: Any, ct: Any) -> Any:
 
 
 # ----------------------------------------------------------------------------------- layer norm
-def _infer_layer_norm(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
-    x, width = inputs[0], inputs[0].shape[-1:]
-    vectors = inputs[1:3] if len(inputs) == 3 and inputs[2].shape == width else inputs[1:2]
-    if x.ndim < 1 or not x.is_floating or any(t != x.with_shape(width) for t in vectors):
-        raise GraphError(f"layer_norm takes x and vectors of its last dim, not {inputs}")
-    return x
+def _infer_norm(name: str, wanted: str, rows: tuple[bool, ...]) -> Infer:
+    """`rows` says which operands are of the type of x; the others are vectors of its last dim."""
 
+    def infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
+        x = inputs[0]
+        vector = x.with_shape(x.shape[-1:])
+        params["eps"]
+        if x.ndim < 1 or not x.is_floating or inputs != tuple(x if r else vector for r in rows):
+            raise GraphError(f"{name} takes {wanted}, not {_given(inputs)}")
+        return vector if name == "layer_norm_grad_scale" else x
 
-def _infer_scale_grad(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
-    if inputs[0] != inputs[1]:
-        raise GraphError(f"layer_norm_grad_scale takes two values of one type, not {inputs}")
-    return inputs[0].with_shape(inputs[0].shape[-1:])
-
-
-def _infer_norm_grad(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
-    x, scale, ct = inputs
-    if x != ct or scale != x.with_shape(x.shape[-1:]):
-        raise GraphError(f"layer_norm_grad takes x, scale and a cotangent like x, not {inputs}")
-    return x
+    return infer
 
 
 def _normal(x: Any, eps: float) -> tuple[Any, Any]:
@@ -225,13 +230,23 @@ def _layer_norm_vjp(b: Any, e: Any, ct: Any) -> Any:
 
 
 # -------------------------------------------------------------------------------- cross entropy
-def _infer_cross_entropy(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
-    logits, labels = inputs[:2]
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.is_floating:
-        raise GraphError(f"cross_entropy takes (rows, classes) and one label a row, not {inputs}")
-    if not labels.dtype.startswith(("int", "uint")):
-        raise GraphError(f"cross_entropy takes integer labels, not {labels}")
-    return logits if len(inputs) == 3 else logits.with_shape(labels.shape)
+def _infer_cross_entropy(name: str, arity: int) -> Infer:
+    def infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
+        logits, labels = inputs[:2]
+        row = logits.with_shape(labels.shape)
+        if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.is_floating:
+            raise GraphError(
+                f"{name} takes logits (rows, classes) and one label a row, not {_given(inputs)}"
+            )
+        if not labels.dtype.startswith(("int", "uint")):
+            raise GraphError(f"{name} takes integer labels, not {labels}")
+        if inputs[2:] != (row,) * (arity - 2):
+            raise GraphError(
+                f"{name} takes {arity} operands, the third like {row}, not {_given(inputs)}"
+            )
+        return logits if arity == 3 else row
+
+    return infer
 
 
 def _cross_entropy(c: Call, logits: Any, labels: Any) -> Any:
@@ -276,7 +291,7 @@ def _cross_entropy_kernel(name: str) -> Callable[..., Any]:
 _ROWS: dict[str, tuple[Any, ...]] = {
     # name: infer, reference, vjp, flops per element of the first operand, rule, kernel, expand
     "cross_entropy": (
-        _infer_cross_entropy, _cross_entropy,
+        _infer_cross_entropy("cross_entropy", 2), _cross_entropy,
         lambda b, e, ct: (b.cross_entropy_grad(*e.inputs, ct), None),
         13,
         # Split classes leave the loss a partial sum: its label's logit is on one device.
@@ -284,34 +299,36 @@ _ROWS: dict[str, tuple[Any, ...]] = {
         _cross_entropy_kernel("cross_entropy"), _expand_cross_entropy,
     ),
     "cross_entropy_grad": (
-        _infer_cross_entropy, _cross_entropy_grad, None,
+        _infer_cross_entropy("cross_entropy_grad", 3), _cross_entropy_grad, None,
         15, lambda i, o, p: bind("b v!, b, b -> b v!", i, o),
         _cross_entropy_kernel("cross_entropy_grad"), _expand_cross_entropy_grad,
     ),
     "layer_norm": (
-        _infer_layer_norm,
+        _infer_norm("layer_norm", "x and two vectors of its last dim", (True, False, False)),
         lambda c, x, scale, bias: _normal(x, c.params["eps"])[0] * scale + bias,
         _layer_norm_vjp,
         8, _norm_rule("{b} k!, k!, k! -> {b} k!"),
         _norm_kernel("layer_norm", (True, False, False)), _expand_layer_norm,
     ),
     "layer_norm_grad": (
-        _infer_norm_grad, _layer_norm_grad, None,
+        _infer_norm("layer_norm_grad", "x, scale and a cotangent like x", (True, False, True)),
+        _layer_norm_grad, None,
         16, _norm_rule("{b} k!, k!, {b} k! -> {b} k!"),
         _norm_kernel("layer_norm_grad", (True, False, True)), _expand_layer_norm_grad,
     ),
     "layer_norm_grad_scale": (
-        _infer_scale_grad, _layer_norm_grad_scale, None,
+        _infer_norm("layer_norm_grad_scale", "two values of one type", (True, True)),
+        _layer_norm_grad_scale, None,
         10, _norm_rule("{s} k!, {s} k! -> k!"),
         _norm_kernel("layer_norm_grad_scale", (True, True)), _expand_layer_norm_grad_scale,
     ),
     "softmax": (
-        _infer_softmax, _softmax,
+        _infer_softmax("softmax", 1), _softmax,
         lambda b, e, ct: (b.softmax_grad(e.output, ct, **e.params_dict),),
         13, _softmax_rule, _softmax_kernel, _expand_softmax,
     ),
     "softmax_grad": (
-        _infer_softmax, _softmax_grad, _softmax_grad_vjp,
+        _infer_softmax("softmax_grad", 2), _softmax_grad, _softmax_grad_vjp,
         5, _softmax_rule, _softmax_grad_kernel, _expand_softmax_grad,
     ),
 }  # fmt: skip

@@ -31,7 +31,7 @@ def _infer_broadcast(inputs: Types, params: Params, want: TensorType | None) -> 
     if len(dims) != source.ndim or list(dims) != sorted(set(dims)):
         raise GraphError(f"broadcast of {source} needs {source.ndim} rising dims, not {dims}")
     for k, d in enumerate(dims):
-        if source.shape[k] not in (1, out.shape[d]):
+        if not 0 <= d < out.ndim or source.shape[k] not in (1, out.shape[d]):
             raise GraphError(f"broadcast of {source} along dims {dims} does not give {out}")
     return out.with_dtype(source.dtype)
 
@@ -97,6 +97,8 @@ def _window(call: Call, shape: tuple[int, ...]) -> tuple[slice, ...]:
 
 def _infer_slice(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
     out, source, starts = wanted("slice", want), inputs[0], params["starts"]
+    if not len(starts) == out.ndim == source.ndim:
+        raise GraphError(f"slice of {source} at {starts} to {out} needs one start a dim")
     for d, s in enumerate(starts):
         if not 0 <= s <= s + out.shape[d] <= source.shape[d]:
             raise GraphError(f"slice of {source} at {starts} to {out} leaves dim {d}")
@@ -105,6 +107,8 @@ def _infer_slice(inputs: Types, params: Params, want: TensorType | None) -> Tens
 
 def _infer_pad(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
     out, source, starts = wanted("pad", want), inputs[0], params["starts"]
+    if not len(starts) == out.ndim == source.ndim:
+        raise GraphError(f"pad of {source} at {starts} to {out} needs one start a dim")
     for d, s in enumerate(starts):
         if not 0 <= s <= s + source.shape[d] <= out.shape[d]:
             raise GraphError(f"pad of {source} at {starts} to {out} leaves dim {d}")

@@ -1,0 +1,130 @@
+"""Operands and parameters that do not fit have a named error that says what was given."""
+
+from __future__ import annotations
+
+import pytest
+
+import hpc_alpa.ops  # noqa: F401  (fills the table)
+from hpc_alpa.errors import GraphError
+from hpc_alpa.ir import TABLE, TensorType, op
+
+F, M = TensorType((4,), "float32"), TensorType((4, 6), "float32")
+S = TensorType((), "float32")
+D = F.with_dtype("float64")
+I, B = F.with_dtype("int64"), F.with_dtype("bool")  # noqa: E741
+NONE: dict[str, object] = {}
+
+# operator, operand types, parameters, wanted type, message
+CASES = [
+    # elementwise
+    ("add", (F, D), NONE, None, "add takes operands of one dtype, not .'float32', 'float64'"),
+    ("add", (F, M), NONE, None, r"of one shape \(or 0-d\), not \[\(4,\), \(4, 6\)\]"),
+    ("add", (F,), NONE, None, "add takes 2 operands, not 1"),
+    ("add", (B, B), NONE, None, r"add takes numeric values, not bool\[4\]; cast them first"),
+    ("exp", (F, F), NONE, None, "exp takes 1 operands, not 2"),
+    ("exp", (I,), NONE, None, r"exp takes floating values, not int64\[4\]; cast them first"),
+    ("div", (I, I), NONE, None, "div takes floating values"),
+    ("gelu", (I,), NONE, None, "gelu takes floating values"),
+    ("gelu_grad", (F,), NONE, None, "gelu_grad takes 2 operands, not 1"),
+    ("compare", (F, F), NONE, None, "directions eq, ge, gt, le, lt, ne, not None"),
+    ("compare", (F, F), {"direction": "up"}, None, "not 'up'"),
+    ("select", (F, F, F), NONE, None, r"select takes a bool mask, not float32\[4\]"),
+    ("select", (B, F, D), NONE, None, "one dtype"),
+    ("select", (B, M, M), NONE, None, "one shape"),
+    ("select", (B, F), NONE, None, "select does not take"),
+    ("cast", (F,), NONE, None, r"cast does not take \(float32\[4\]\).*dtype"),
+    # movement
+    ("broadcast", (F,), {"dims": (1,)}, None, "told the type of its output"),
+    ("broadcast", (F,), {"dims": (0,)}, M.with_shape((6, 4)), "does not give float32.6,4"),
+    ("broadcast", (F,), {"dims": (0, 1)}, M, "needs 1 rising dims, not .0, 1"),
+    ("broadcast", (M,), {"dims": (1, 0)}, M, "needs 2 rising dims, not .1, 0"),
+    ("broadcast", (F,), {"dims": (2,)}, M, "does not give"),
+    ("reshape", (M,), NONE, F, "has 24 elements, .* has 4"),
+    ("transpose", (M,), {"perm": (0, 0)}, None, "not an order of the dims"),
+    ("transpose", (M,), {"perm": (0,)}, None, "not an order of the dims"),
+    ("slice", (M,), {"starts": (0, 4)}, M.with_shape((4, 3)), "leaves dim 1"),
+    ("slice", (M,), {"starts": (0,)}, M.with_shape((4, 3)), "needs one start a dim"),
+    ("slice", (M,), {"starts": (0, 0)}, F, "needs one start a dim"),
+    ("pad", (M,), {"starts": (0, 4)}, M.with_shape((4, 9)), "leaves dim 1"),
+    ("pad", (M,), {"starts": (0, -1)}, M.with_shape((4, 9)), "leaves dim 1"),
+    ("concatenate", (F, M), {"axis": 0}, None, "concatenate"),
+    ("concatenate", (F, D), {"axis": 0}, None, "does not fit"),
+    ("concatenate", (F, F), {"axis": 1}, None, "concatenate"),
+    ("concatenate", (), {"axis": 0}, None, "concatenate does not take"),
+    # reductions
+    ("reduce_sum", (M,), {"axes": (2,)}, None, "rising axes below 2, not .2"),
+    ("reduce_sum", (M,), {"axes": (1, 0)}, None, "rising axes"),
+    ("reduce_sum", (M,), {"axes": (-1,)}, None, "rising axes"),
+    ("reduce_sum", (B,), {"axes": (0,)}, None, "takes numbers, not bool.4.; cast it first"),
+    ("cumsum", (B,), {"axis": 0}, None, "takes numbers"),
+    ("cumsum", (F,), {"axis": 1}, None, "an axis below 1, not 1"),
+    ("argmax", (F,), {"axis": -1}, None, "an axis below 1, not -1"),
+    ("max_mask", (I,), {"axes": (0,)}, None, "floating"),
+    ("max_mask", (F,), {"axes": (1,)}, None, "rising axes below 1"),
+    # contraction
+    ("dot_general", (M, M), {"equation": "ab,bc->ac"}, None, "dim b is 6 and 4"),
+    ("dot_general", (M, F), {"equation": "ab,bc->ac"}, None, "does not fit the dims of float32.4."),
+    ("dot_general", (M, M), {"equation": "ab,ab->"}, None, None),
+    ("dot_general", (M, F), {"equation": "ab,a->"}, None, "every dim of one operand alone"),
+    ("dot_general", (M, F), {"equation": "ab,a->bd"}, None, "every dim"),
+    ("dot_general", (M, D), {"equation": "ab,a->b"}, None, "one dtype"),
+    ("dot_general", (B, B), {"equation": "a,a->"}, None, "takes numbers"),
+    ("dot_general", (M, M), {"equation": "ab"}, None, "dot_general does not take"),
+    # indexing
+    ("gather", (M, F), NONE, None, r"gather takes integer indices, not float32\[4\]"),
+    ("gather", (F, I), NONE, None, "rows of a 2-d table"),
+    ("scatter_add", (M, I), NONE, None, "cannot make None"),
+    ("scatter_add", (M, I), NONE, M.with_shape((9, 5)), "cannot make float32.9,5."),
+    ("pick", (M, I.with_shape((5,))), NONE, None, "one index a row"),
+    ("pick", (M, F), NONE, None, "integer indices"),
+    ("unpick", (F, I), NONE, M.with_shape((5, 6)), "cannot make"),
+    # sources
+    ("full", (), {"value": 1}, None, "told the type of its output"),
+    ("iota", (), {"dim": 1}, F, "a dim below 1, not 1"),
+    ("random_bits", (S, S), {"kind": "uniform", "key": 1}, F, "0-d integers, not float32"),
+    ("random_bits", (), {"kind": "gamma", "key": 1}, F, "bits, uniform, normal, not 'gamma'"),
+    ("random_bits", (), {"kind": "bits", "key": 1}, F, "uint32 or uint64, not float32"),
+    ("random_bits", (), {"kind": "normal", "key": 1}, I, "float32 or float64, not int64"),
+    # fused
+    ("softmax", (S,), {"scale": 1.0, "causal": False}, None, "softmax takes 1 floating"),
+    ("softmax", (I,), {"scale": 1.0, "causal": False}, None, "softmax takes 1 floating"),
+    ("softmax", (F,), {"scale": 1.0, "causal": True}, None, "needs a query and a key dim"),
+    ("softmax", (F, F), {"scale": 1.0, "causal": False}, None, "softmax takes 1 floating"),
+    ("softmax_grad", (F, D), {"scale": 1.0, "causal": False}, None, "of one type"),
+    ("layer_norm", (M, F, F), {"eps": 1e-5}, None, "vectors of its last dim"),
+    ("layer_norm", (M, F.with_shape((6,))), {"eps": 1e-5}, None, "layer_norm"),
+    ("layer_norm", (F, F, D), {"eps": 1e-5}, None, "layer_norm"),
+    ("layer_norm_grad", (M, F, M), {"eps": 1e-5}, None, "a cotangent like x"),
+    ("layer_norm_grad_scale", (M, F), {"eps": 1e-5}, None, "two values of one type"),
+    ("cross_entropy", (M, F), NONE, None, "integer labels, not float32.4."),
+    ("cross_entropy", (F, I), NONE, None, "one label a row"),
+    ("cross_entropy", (M, I.with_shape((6,))), NONE, None, "one label a row"),
+    ("cross_entropy_grad", (M, I), NONE, None, "cross_entropy_grad takes"),
+    ("cross_entropy_grad", (M, I, M), NONE, None, "cross_entropy_grad"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "inputs", "params", "want", "message"), CASES)
+def test_what_does_not_fit_is_refused_by_name(
+    name: str,
+    inputs: tuple[TensorType, ...],
+    params: dict[str, object],
+    want: TensorType | None,
+    message: str | None,
+) -> None:
+    if message is None:
+        op(name).output_type(inputs, params, want)
+        return
+    with pytest.raises(GraphError, match=message):
+        op(name).output_type(inputs, params, want)
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+@pytest.mark.parametrize("inputs", [(), (S,), (F, F, F, F, F), (I, B)])
+def test_no_row_answers_nonsense_with_another_error(
+    name: str, inputs: tuple[TensorType, ...]
+) -> None:
+    try:
+        op(name).output_type(inputs, {}, None)
+    except GraphError as error:
+        assert name in str(error)
