@@ -17,6 +17,7 @@ CLASSES: dict[str, str] = {
     "cross_entropy_grad": "the fused kernel",
     "dot_general": "matrix products over (batch, m, n, k), each operand plain and transposed",
     "elementwise": "arithmetic of one or two operands: the mean of add and of mul by a scalar",
+    "ema": "the fused moving average",
     "gather": "rows of a table",
     "gelu": "the fused kernel",
     "gelu_grad": "the fused kernel",
