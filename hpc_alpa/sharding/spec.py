@@ -16,7 +16,7 @@ from hpc_alpa.errors import ShardingError
 SUM, MAX = "+", ">"
 _LETTER = {SUM: "P", MAX: "M"}
 _KIND = {v: k for k, v in _LETTER.items()}
-_TEXT = re.compile(r"^(\.|(?:R|S\d+)*)(?:\+([PM])(\d+))?$")
+_TEXT = re.compile(r"^(\.|(?:R|S\d+)+)(?:\+([PM])(\d+))?$")
 
 MeshShape = tuple[int, ...]
 Coords = tuple[int, ...]
