@@ -1,0 +1,42 @@
+"""Functions that normalise along one dim: softmax, log_softmax, layer_norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hpc_alpa.errors import TracingError
+from hpc_alpa.trace import apply
+
+
+def softmax(x: Any, axis: int = -1, scale: float = 1.0, causal: bool = False) -> Any:
+    """exp(scale x) / sum exp(scale x) along `axis`.
+
+    Args:
+        scale: a static number, 1/sqrt(dim) in attention.
+        causal: x has dims (..., query, key), and a query sees the keys up to its own position; the
+            others get 0. Only along the last axis.
+    """
+    if axis in (-1, np.ndim(x) - 1):
+        return apply("softmax", x, scale=float(scale), causal=bool(causal))
+    if causal:
+        raise TracingError(f"softmax: causal goes along the last axis, not axis {axis}")
+    last = apply("softmax", np.moveaxis(x, axis, -1), scale=float(scale), causal=False)
+    return np.moveaxis(last, -1, axis)
+
+
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    """x - log sum exp(x) along `axis`."""
+    # The shift cancels, and so does its gradient.
+    shifted = x - apply("stop_gradient", np.max(x, axis=axis, keepdims=True))
+    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+
+
+def layer_norm(x: Any, scale: Any, bias: Any, eps: float = 1e-5) -> Any:
+    """(x - mean) / sqrt(variance + eps) * scale + bias along the last dim.
+
+    Args:
+        scale, bias: vectors of the last dim's extent and of x's dtype.
+    """
+    return apply("layer_norm", x, scale, bias, eps=float(eps))
