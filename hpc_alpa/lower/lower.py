@@ -270,7 +270,7 @@ class _Writer:
             region = self.tile(spec, v.type.shape)
             type = v.type.with_shape(tuple(b - a for a, b in region))
             runs = self._runs(v, spec) if v in self.step.batch else ()
-            placed.append(Placed(position[v], name, type, region, runs))
+            placed.append(Placed(position[v], name, type, str(spec), region, runs))
         return tuple(placed)
 
     def _runs(self, v: Var, spec: ShardingSpec) -> tuple[tuple[int, int], ...]:
@@ -290,11 +290,11 @@ class _Writer:
                 _, name, spec = made[k]
                 region = self.tile(spec, v.type.shape)
                 type = v.type.with_shape(tuple(b - a for a, b in region))
-                placed.append(Placed(k, name, type, region))
+                placed.append(Placed(k, name, type, str(spec), region))
                 continue
             owners = [c for c in self.codes if any(j == k for j, _ in c.stage.results)]
             if not v.type.shape:
-                placed.append(Placed(k, f"result{k}", v.type, ()))
+                placed.append(Placed(k, f"result{k}", v.type, ".", ()))
             assert owners, f"no stage makes output {k}"
         for k, v in enumerate(self.step.graph.outputs):
             self._share(k, v, made)

@@ -260,6 +260,7 @@ class Placed:
         position: among the step's inputs or outputs.
         buffer: its name in the program.
         type: type of this rank's tile.
+        spec: how the value lies on the rank's mesh.
         region: the tile within the whole value. For a batch input cut into microbatches, its
             rows are `runs`.
         runs: ranges of rows of the whole batch, in the order of the tile's rows, or ().
@@ -268,6 +269,7 @@ class Placed:
     position: int
     buffer: str
     type: TensorType
+    spec: str
     region: Region
     runs: tuple[tuple[int, int], ...] = ()
 

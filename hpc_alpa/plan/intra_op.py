@@ -15,7 +15,7 @@ Solved by `plan.solve` (formulas there).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -139,6 +139,7 @@ class IntraOp:
     Attributes:
         in_flight: microbatches whose activations the stage holds at once.
         memory: bytes of one device, or None.
+        output_pins: output's position in the stage's graph -> the spec that it must have.
     """
 
     step: StepGraph
@@ -147,6 +148,7 @@ class IntraOp:
     restrictions: Restrictions = field(default_factory=Restrictions)
     in_flight: int = 1
     memory: float | None = None
+    output_pins: Mapping[int, ShardingSpec] = field(default_factory=dict)
     input_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
     equation_strategies: list[tuple[Strategy, ...]] = field(default_factory=list)
     output_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
@@ -216,6 +218,8 @@ class IntraOp:
         return tuple(found.values())
 
     def choices_of_output(self, k: int) -> tuple[ShardingSpec, ...]:
+        if k in self.output_pins:
+            return (self.output_pins[k],)
         v = self.stage.graph.outputs[k]
         whole = specs_of(v.type, self.pricing.mesh.shape)
         if k < len(self.stage.results):

@@ -62,17 +62,25 @@ class Executor:
 
     Args:
         arrays: backend of `hpc_alpa.arrays`.
-        world: communicator of all ranks of the plan; device d of the program is its rank d.
-
-    Making one is collective: the groups that the program names are made here, in one order.
     """
 
-    def __init__(self, program: Program, arrays: Any, world: Communicator) -> None:
-        self.program, self.arrays, self.world = program, arrays, world
+    def __init__(self, program: Program, arrays: Any) -> None:
+        self.program, self.arrays = program, arrays
         self.record = Record()
+        self.world: Communicator | None = None
         self._steps: dict[tuple[str, int | None], tuple[Step, ...]] = {}
         self._pending: dict[str, tuple[Request, Callable[[], None] | None, Any]] = {}
-        groups = {i.group for i in program.instructions if isinstance(i, COLLECTIVE_TYPES)}
+        self._groups: dict[tuple[int, ...], Communicator] = {}
+
+    def attach(self, world: Communicator) -> None:
+        """Use this communicator of all ranks of the plan; device d of the program is its rank d.
+
+        Collective: the groups that the program names are made here, in one order on all ranks.
+        """
+        if world is self.world:
+            return
+        self.world = world
+        groups = {i.group for i in self.program.instructions if isinstance(i, COLLECTIVE_TYPES)}
         self._groups = {g: world.group(g) for g in sorted(groups)}
 
     def __call__(

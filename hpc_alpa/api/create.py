@@ -1,0 +1,76 @@
+"""State that is born sharded: each rank makes its own tiles, and no rank ever holds the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.ir.graph import Graph, Var
+from hpc_alpa.lower import Program
+from hpc_alpa.lower.lower import lower_stages
+from hpc_alpa.plan.intra_op import IntraOp, Pricing
+from hpc_alpa.plan.plan import Plan, StagePlan
+from hpc_alpa.plan.solve.highs import solve
+from hpc_alpa.sharding import ShardingSpec
+from hpc_alpa.step import StageGraph, StepGraph
+from hpc_alpa.trace import Traced
+from hpc_alpa.transform import drop_dead
+
+
+class Uniform:
+    """Costs under which work is bytes and moving them is dear: enough to keep a creation local."""
+
+    name, digest = "uniform", "uniform"
+
+    def compute(self, work: object) -> float:
+        return float(getattr(work, "nbytes", 0.0)) + 1.0
+
+    def collective(self, kind: str, nbytes: float, devices: tuple[int, ...]) -> float:
+        return 1e3 * nbytes + 1e6
+
+    def point_to_point(self, nbytes: float, source: int, destination: int) -> float:
+        return 1e3 * nbytes + 1e6
+
+
+def creation_programs(
+    init: Traced, programs: Sequence[Program], plan: Plan
+) -> tuple[Program, ...]:
+    """Programs that make the state where the step's programs read it.
+
+    Args:
+        init: the traced `init(seed)`; its output k is the state's leaf k, the step's input k.
+    """
+    step = StepGraph(init.graph, 1, frozenset(), {})
+    stages, plans = [], []
+    for index, stage in enumerate(plan.stages):
+        specs = _specs(programs, stage, len(init.graph.outputs))
+        made = _stage_graph(init.graph, index, tuple(specs))
+        pricing = Pricing.on(DeviceMesh(stage.mesh_shape, stage.devices), Uniform())  # type: ignore[arg-type]
+        program = IntraOp(step, made, pricing, output_pins=dict(enumerate(specs.values())))
+        solution = solve(program.problem())
+        stages.append(made)
+        plans.append(program.decode(solution, stage.axes))
+    return lower_stages(
+        step,
+        stages,
+        Plan("create", "gpipe", 1, plan.cuts, tuple(plans), "", "", ("", "")),
+    )
+
+
+def _specs(
+    programs: Sequence[Program], stage: StagePlan, num_leaves: int
+) -> dict[int, ShardingSpec]:
+    """The spec of each state leaf that the stage reads."""
+    first = programs[stage.devices[0]]
+    return {
+        p.position: ShardingSpec.parse(p.spec)
+        for p in first.inputs
+        if p.position < num_leaves
+    }
+
+
+def _stage_graph(graph: Graph, index: int, leaves: tuple[int, ...]) -> StageGraph:
+    results = tuple((k, graph.outputs[k]) for k in leaves)
+    outputs: tuple[Var, ...] = tuple(v for _, v in results)
+    made = drop_dead(Graph(graph.inputs, graph.eqns, outputs, graph.names))
+    return StageGraph(index, made, results, (), ())

@@ -1,0 +1,494 @@
+"""`parallelize`: a train step that runs on all ranks of the job."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_alpa import arrays as array_backends
+from hpc_alpa.api.compile import (
+    Compiled,
+    Options,
+    Step,
+    compile_step,
+    make_plan,
+    require_fit,
+    trace_step,
+)
+from hpc_alpa.api.machine import find_cluster, find_costs
+from hpc_alpa.cluster import Cluster
+from hpc_alpa.cost import Cost
+from hpc_alpa.errors import DataError, HpcAlpaError, PlanError
+from hpc_alpa.ir.evaluate import evaluate
+from hpc_alpa.ir.types import TensorType, numpy_dtype
+from hpc_alpa.lower import Program
+from hpc_alpa.plan.plan import Plan
+from hpc_alpa.pytree import TreeDef, flatten, tree_map
+from hpc_alpa.runtime.distributed import DistributedArray, gather
+from hpc_alpa.runtime.engine import Engine
+from hpc_alpa.runtime.executor import Record
+from hpc_alpa.runtime.runner import ProcessRunner, Runner, ThreadRunner
+from hpc_alpa.search.follow import follow_plan
+from hpc_alpa.sharding import ShardingSpec
+from hpc_alpa.step import split_batch
+from hpc_alpa.trace import Traced, trace
+
+log = logging.getLogger(__name__)
+BACKENDS = ("auto", "cuda", "host", "local")  # alphabetical
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of which each rank reads only its rows.
+
+    Attributes:
+        rows: number of rows of the whole batch.
+        read: (indices of rows) -> the batch's structure with these rows.
+    """
+
+    rows: int
+    read: Callable[[np.ndarray], Any]
+
+    def example(self) -> Any:
+        """Types of the whole batch, from one row."""
+        one = self.read(np.arange(1))
+        return tree_map(lambda x: _Described((self.rows, *np.shape(x)[1:]), np.asarray(x).dtype), one)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A shape and a dtype, where a trace needs no values."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    weak: bool = False
+
+
+class ParallelStep:
+    """A step function that runs on all ranks. Made by `parallelize`.
+
+    Attributes:
+        plan: the plan of the last call.
+        record: what the last call did on this process's (first) rank.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        options: Options,
+        cluster: Cluster | str | Path | None,
+        costs: Cost | str | Path | None,
+        plan: Plan | str | Path | None,
+        backend: str,
+        follow: ParallelStep | None,
+    ) -> None:
+        self.function, self.options, self.follow = function, options, follow
+        self._cluster, self._costs, self._given = cluster, costs, plan
+        self._backend = backend
+        self._runner: Runner | None = follow._runner if follow is not None else None
+        self._arrays: Any = follow._arrays if follow is not None else None
+        self._compiled: dict[object, tuple[Compiled, Engine]] = {}
+        self._last: tuple[Compiled, Engine] | None = None
+        self._signature: tuple[tuple[str, str], ...] = ()
+        self._replans = 0
+        self.record = Record()
+        self.records: dict[int, Record] = {}
+
+    # ---------------------------------------------------------------------------- user's calls
+    def create(self, init: Callable[[int], Any], seed: int) -> Any:
+        """The state `init(seed)`, made in tiles when the step first runs. Collective.
+
+        Args:
+            init: written with `hpc_alpa.random`, whose values do not depend on the sharding.
+        """
+        runner = self.runner
+        traced = trace(init, (seed,), ("seed",), allow_float64=True)
+        creation = _Creation(traced, seed)
+        leaves = [
+            DistributedArray(
+                v.type, runner, self.arrays, weak=traced.outputs[k].weak, pending=_Leaf(creation, k)
+            )
+            for k, v in enumerate(traced.graph.outputs)
+        ]
+        return traced.out_tree.unflatten(leaves)
+
+    def __call__(
+        self,
+        state: Any,
+        batch: Any,
+        *arguments: Any,
+        measure_memory: bool = False,
+        timeline: bool = False,
+    ) -> Any:
+        """Run one step. Collective over all ranks; the state is donated.
+
+        Args:
+            batch: the same global arrays on all ranks, the batch dim first, or a `Batch`.
+            arguments: replicated values.
+            measure_memory, timeline: fill `record.peak_bytes` and `record.events`.
+
+        Returns:
+            What the function returns, with `DistributedArray` leaves.
+        """
+        compiled, engine, leaves, rows = self._prepare(state, batch, arguments)
+        inputs = {}
+        for k, value in enumerate([*leaves, *compiled.captured]):
+            inputs[k] = engine.place(k, value, rows.get(k))
+        outputs, self.records = engine.run(
+            inputs, measure_memory=measure_memory, timeline=timeline
+        )
+        self.record = next(iter(self.records.values()))
+        results = [
+            engine.wrap(k, shards, compiled.weak_outputs[k]) for k, shards in enumerate(outputs)
+        ]
+        return compiled.out_tree.unflatten(results)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the last call; a `PlanError` before the first."""
+        return self._current()[0].plan
+
+    @property
+    def program(self) -> Program:
+        """The program of this process's first rank."""
+        return self._current()[1].programs[self.runner.here[0]]
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """The programs of all ranks."""
+        return self._current()[1].programs
+
+    def explain(self) -> str:
+        """The plan as a text for people."""
+        from hpc_alpa.api.explain import explain
+
+        compiled, engine = self._current()
+        return explain(compiled.plan, engine.programs)
+
+    def prepare(self, state: Any, batch: Any, *arguments: Any) -> Plan:
+        """Trace, plan and compile for these arguments without running. Collective."""
+        return self._prepare(state, batch, arguments)[0].plan
+
+    # --------------------------------------------------------------------------------- set-up
+    @property
+    def runner(self) -> Runner:
+        if self._runner is None:
+            self._runner, self._arrays = _start(self._backend, self._cluster)
+        return self._runner
+
+    @property
+    def arrays(self) -> Any:
+        _ = self.runner
+        return self._arrays
+
+    def _current(self) -> tuple[Compiled, Engine]:
+        if self._last is None:
+            raise PlanError("the step has no plan before its first call (or `prepare`)")
+        return self._last
+
+    def _prepare(
+        self, state: Any, batch: Any, arguments: tuple[Any, ...]
+    ) -> tuple[Compiled, Engine, list[Any], dict[int, Callable[[np.ndarray], np.ndarray]]]:
+        examples = (state, batch.example() if isinstance(batch, Batch) else batch, *arguments)
+        flat = [flatten(x, name) for x, name in zip(examples, _names(examples), strict=True)]
+        leaves = [leaf for part, _ in flat for leaf in part]
+        trees = tuple(tree for _, tree in flat)
+        signature = tuple(
+            (path, str(_type(leaf)))
+            for (part, tree), name in zip(flat, _names(examples), strict=True)
+            for path, leaf in zip(tree.paths(name), part, strict=True)
+        )
+        key = (signature, trees)
+        if key not in self._compiled:
+            self._say_why(signature)
+            self._compiled[key] = self._compile(examples, flat, leaves, batch, key)
+        compiled, engine = self._last = self._compiled[key]
+        self._signature = signature
+        return compiled, engine, leaves, _row_readers(batch, flat)
+
+    def _say_why(self, signature: tuple[tuple[str, str], ...]) -> None:
+        """A new shape, dtype, structure or static value re-plans, and says which leaf."""
+        if not self._compiled:
+            return
+        self._replans += 1
+        before = dict(self._signature)
+        changed = [
+            f"{path} is {type}, it was {before.get(path, 'absent')}"
+            for path, type in signature
+            if before.get(path) != type
+        ] or ["a static value or the structure changed"]
+        message = f"planning again: {changed[0]}"
+        if self._replans > 1:
+            warnings.warn(f"{message}; this is re-plan number {self._replans}", stacklevel=4)
+        else:
+            log.warning("%s", message)
+
+    def _compile(
+        self,
+        examples: tuple[Any, ...],
+        flat: list[tuple[tuple[Any, ...], TreeDef]],
+        leaves: list[Any],
+        batch: Any,
+        key: object,
+    ) -> tuple[Compiled, Engine]:
+        runner = self.runner
+        self._agree(key, batch, flat)
+        pending = [x.pending for x in flat[0][0] if isinstance(x, DistributedArray)]
+        creations = {p.creation for p in pending if isinstance(p, _Leaf) and not p.done}
+        creation = creations.pop() if len(creations) == 1 else None
+        started = [_example(x) for x in leaves]
+        traced_examples = _rebuild(examples, flat, started)
+
+        def work() -> Compiled:
+            step = trace_step(
+                self.function,
+                traced_examples,
+                len(flat[0][0]),
+                flat[0][1],
+                self.options.allow_float64,
+            )
+            plan = self._plan(step)
+            return compile_step(step, plan, creation.traced if creation else None)
+
+        compiled = runner.first(work)
+        engine = Engine(
+            compiled.programs, runner, self.arrays, compiled.input_types, compiled.output_types
+        )
+        if creation is not None:
+            self._create(creation, compiled, engine, flat[0][0])
+        return compiled, engine
+
+    def _plan(self, step: Step) -> Plan:
+        size = self.runner.size
+        if self.follow is not None:
+            return self._follow(step)
+        if self._given is not None:
+            given = self._given if isinstance(self._given, Plan) else Plan.load(self._given)
+            require_fit(given, step, find_cluster(self._cluster, size), None, size)
+            return given
+        cluster = find_cluster(self._cluster, size)
+        cost = find_costs(self._costs, cluster, self.runner.hosts)
+        return make_plan(step, cost.cluster if cluster is None else cluster, cost, size, self.options)
+
+    def _follow(self, step: Step) -> Plan:
+        """The plan of an evaluation step on the placement of the step it follows."""
+        assert self.follow is not None
+        compiled, engine = self.follow._current()
+        base = compiled.plan
+        batch = frozenset(step.graph.inputs[k] for k in step.batch_positions)
+        rows = min((v.type.shape[0] for v in batch), default=1)
+        slots = base.num_microbatches if rows % base.num_microbatches == 0 else 1
+        divided = split_batch(step.graph, batch, slots, step.renewed)
+        held = []
+        for stage in base.stages:
+            placed = engine.programs[stage.devices[0]].inputs
+            held.append(
+                {
+                    step.graph.inputs[p.position]: ShardingSpec.parse(p.spec)
+                    for p in placed
+                    if p.position < compiled.num_state_leaves
+                }
+            )
+        cluster = find_cluster(self.follow._cluster, self.runner.size)
+        cost = find_costs(self.follow._costs, cluster, self.runner.hosts)
+        return follow_plan(divided, base, held, cost)
+
+    def _create(
+        self, creation: _Creation, compiled: Compiled, engine: Engine, leaves: tuple[Any, ...]
+    ) -> None:
+        """Run the creation and hand its tiles to the state's leaves."""
+        traced = creation.traced
+        maker = Engine(
+            compiled.creation,
+            self.runner,
+            self.arrays,
+            [v.type for v in traced.graph.inputs],
+            [v.type for v in traced.graph.outputs],
+        )
+        values = [creation.seed, *traced.captured]
+        outputs, _ = maker.run({k: maker.place(k, v) for k, v in enumerate(values)})
+        for leaf in leaves:
+            if isinstance(leaf, DistributedArray) and isinstance(leaf.pending, _Leaf):
+                position = leaf.pending.position
+                leaf.layout = maker.output_layouts[position]
+                leaf.shards = outputs[position]
+                leaf.pending = None
+
+    def _agree(self, key: object, batch: Any, flat: list[Any]) -> None:
+        """All ranks call with the same types and the same batch; the digests are compared once."""
+        digest = hashlib.sha256(repr(key).encode())
+        if not isinstance(batch, Batch):
+            for x in flat[1][0]:
+                digest.update(np.ascontiguousarray(x).tobytes())
+        mine = digest.hexdigest()
+
+        def compare(comm: Any) -> list[str]:
+            return list(comm.all_gather_objects(mine)) if comm.size > 1 else [mine]
+
+        found = next(iter(self.runner.each(compare).values()))
+        other = [r for r, d in enumerate(found) if d != found[0]]
+        if other:
+            raise DataError(
+                f"ranks {other} call the step with another batch, or other types, than rank 0: give "
+                "all ranks the same global arrays, or a hpc_alpa.Batch that reads rows"
+            )
+
+
+class _Creation:
+    """One `create`: a traced init and its seed."""
+
+    def __init__(self, traced: Traced, seed: int) -> None:
+        self.traced, self.seed = traced, seed
+        self._values: tuple[np.ndarray, ...] | None = None
+
+    def value(self, position: int) -> np.ndarray:
+        """A leaf as one process would make it."""
+        if self._values is None:
+            inputs = [np.asarray(self.seed), *self.traced.captured]
+            self._values = evaluate(self.traced.graph, inputs)
+        return self._values[position]
+
+
+class _Leaf:
+    """A leaf of a state that is not made yet."""
+
+    done = False
+
+    def __init__(self, creation: _Creation, position: int) -> None:
+        self.creation, self.position = creation, position
+
+    def __call__(self) -> np.ndarray:
+        return self.creation.value(self.position)
+
+
+def _start(backend: str, cluster: Any) -> tuple[Runner, Any]:
+    name = os.environ.get("HPC_ALPA_BACKEND", backend) if backend == "auto" else backend
+    if name not in BACKENDS:
+        raise HpcAlpaError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
+    if name == "local":
+        found = find_cluster(cluster, None)
+        if found is None:
+            raise PlanError("backend='local' runs a cluster's devices as threads: give cluster=")
+        return ThreadRunner(found.num_devices), array_backends.BACKENDS["host"]()
+    from hpc_alpa.runtime.launch import init
+
+    world = init()
+    if name == "cuda":
+        from hpc_alpa.runtime.device import device_communicator
+
+        arrays = array_backends.BACKENDS["cuda"]()
+        return ProcessRunner(device_communicator(world, arrays), world.hosts), arrays
+    return ProcessRunner(world.communicator, world.hosts), array_backends.BACKENDS["host"]()
+
+
+def _names(examples: tuple[Any, ...]) -> tuple[str, ...]:
+    return ("state", "batch", *(f"argument{k}" for k in range(2, len(examples))))
+
+
+def _type(leaf: Any) -> TensorType:
+    if isinstance(leaf, DistributedArray):
+        return leaf.type
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return TensorType(tuple(leaf.shape), np.dtype(leaf.dtype).name)
+    return TensorType.of(leaf)
+
+
+def _example(leaf: Any) -> Any:
+    """What a trace needs of a leaf: a Python number, or a shape and a dtype."""
+    if isinstance(leaf, DistributedArray):
+        return _Described(leaf.type.shape, leaf.dtype, leaf.weak)
+    if isinstance(leaf, (int, float)):
+        return leaf
+    if isinstance(leaf, _Described):
+        return leaf
+    return _Described(_type(leaf).shape, numpy_dtype(_type(leaf).dtype))
+
+
+def _rebuild(
+    examples: tuple[Any, ...], flat: list[tuple[tuple[Any, ...], TreeDef]], leaves: list[Any]
+) -> tuple[Any, ...]:
+    made, at = [], 0
+    for part, tree in flat:
+        made.append(tree.unflatten(leaves[at : at + len(part)]))
+        at += len(part)
+    return tuple(made)
+
+
+def _row_readers(
+    batch: Any, flat: list[tuple[tuple[Any, ...], TreeDef]]
+) -> dict[int, Callable[[np.ndarray], np.ndarray]]:
+    """For a `Batch`, how to read the rows of each of its leaves."""
+    if not isinstance(batch, Batch):
+        return {}
+    first = len(flat[0][0])
+    cache: dict[bytes, tuple[Any, ...]] = {}
+
+    def reader(k: int) -> Callable[[np.ndarray], np.ndarray]:
+        def read(rows: np.ndarray) -> np.ndarray:
+            key = rows.tobytes()
+            if key not in cache:
+                cache[key] = flatten(batch.read(rows), "batch")[0]
+            return np.asarray(cache[key][k])
+
+        return read
+
+    return {first + k: reader(k) for k in range(len(flat[1][0]))}
+
+
+def parallelize(
+    train_step: Callable[..., Any],
+    *,
+    method: str = "auto",
+    num_microbatches: int | None = None,
+    schedule: str | None = None,
+    cluster: Cluster | str | Path | None = None,
+    costs: Cost | str | Path | None = None,
+    memory: float | None = None,
+    plan: Plan | str | Path | None = None,
+    pins: Mapping[str, str | Mapping[int, int]] | None = None,
+    follow: ParallelStep | None = None,
+    backend: str | None = None,
+    allow_float64: bool = False,
+    resharding: str = "send_recv",
+) -> ParallelStep:
+    """Plan a train step over all ranks of the job, and run it there.
+
+    Args:
+        train_step: (state, batch, ...) -> new state, or (new state, metrics); plain NumPy with
+            `hpc_alpa.nn` and one `hpc_alpa.value_and_grad`.
+        method: `auto`, or `dpN`, `tpN`, `ppN` and products of them.
+        num_microbatches: None searches.
+        schedule: None or `auto` chooses; else a name in `hpc_alpa.schedule.SCHEDULES`.
+        cluster: a `Cluster`, a TOML file or a preset; None describes the machine that runs.
+        costs: a cost model, an HDF5 database of `hpc_alpa.profiler`, or "analytic"; None takes the
+            database at `$HPC_ALPA_DB` or of this machine.
+        memory: bytes of one device; None takes the cluster's.
+        plan: a plan, or its file, instead of a search.
+        pins: {input's name: spec, or {dim: mesh axis}}; the rest is searched.
+        follow: run on the placement of that step's state (an evaluation step).
+        backend: `host`, `cuda`, `local` (threads of this process), or None: what there is.
+        resharding: `send_recv` or `broadcast`, for values that cross stages.
+
+    Returns:
+        A `ParallelStep`; nothing is planned before its first call.
+    """
+    options = Options(
+        method, num_microbatches, schedule or "auto", memory, dict(pins or {}), resharding,
+        allow_float64,
+    )  # fmt: skip
+    return ParallelStep(
+        train_step, options, cluster, costs, plan, backend or "auto", follow
+    )
+
+
+def fetch(tree: Any) -> Any:
+    """The tree with its `DistributedArray`s as whole NumPy arrays. Collective over all ranks."""
+    return tree_map(lambda x: gather(x) if isinstance(x, DistributedArray) else x, tree)

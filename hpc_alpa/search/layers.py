@@ -1,0 +1,95 @@
+"""[StepGraph] -> where layers may be cut: balanced in seconds, with few bytes crossing (Alpa, Sec. 5.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpc_alpa.cost import Cost
+from hpc_alpa.errors import CostError, InfeasibleError, PlanError
+from hpc_alpa.ir.graph import Eqn
+from hpc_alpa.plan.intra_op import work_of
+from hpc_alpa.plan.solve.layers import cluster, smallest_tolerance
+from hpc_alpa.step import BACKWARD, StepGraph, anchors
+
+TOLERANCE = 0.3
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers of a step.
+
+    Attributes:
+        starts: position among `anchors(step)` at which each layer starts, 0 first.
+        seconds: compute of one microbatch of each layer on one device, forward and backward.
+        nbytes: bytes of forward values that cross into each layer but the first.
+    """
+
+    starts: tuple[int, ...]
+    seconds: tuple[float, ...]
+    nbytes: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def find_layers(step: StepGraph, cost: Cost, num_layers: int | None) -> Layers:
+    """Cluster the forward equations into layers.
+
+    Args:
+        num_layers: None takes as many as keep layers of a few matrix products.
+
+    Raises:
+        PlanError: more layers than equations to cut between.
+    """
+    chain = anchors(step)
+    seconds = _seconds(step, cost)
+    crossing = _crossing(step)
+    heavy = sum(e.op.name == "dot_general" for e in chain)
+    wanted = num_layers or max(1, min(16, heavy // 3 or 1, len(chain)))
+    if wanted > len(chain):
+        raise PlanError(
+            f"{wanted} layers cannot be made of {len(chain)} forward equations: ask for fewer stages"
+        )
+    try:
+        found = cluster(seconds, crossing, wanted, TOLERANCE)
+    except InfeasibleError:
+        found = cluster(seconds, crossing, wanted, smallest_tolerance(seconds, wanted) + 0.05)
+    return Layers(
+        tuple(a for a, _ in found.layers),
+        tuple(sum(seconds[a:b]) for a, b in found.layers),
+        tuple(crossing[a - 1] for a, _ in found.layers[1:]),
+    )
+
+
+def _seconds(step: StepGraph, cost: Cost) -> list[float]:
+    """Seconds of each anchor with the backward equations that come from it, unsplit."""
+    chain = anchors(step)
+    at = {e.origin: k for k, e in enumerate(chain) if e.origin is not None}
+    total = [_alone(e, cost) for e in chain]
+    for e in step.graph.eqns:
+        if e.phase == BACKWARD and e.origin in at:
+            total[at[e.origin]] += _alone(e, cost)
+    return total
+
+
+def _alone(e: Eqn, cost: Cost) -> float:
+    try:
+        return cost.compute(work_of(e, e.input_types, e.output.type))
+    except CostError as error:
+        raise CostError(f"{error} (needed for {e.op.name} at {e.source or 'an unknown line'})") from None
+
+
+def _crossing(step: StepGraph) -> list[float]:
+    """Bytes of forward values made up to each anchor and read by a later one."""
+    chain = anchors(step)
+    at = {e.output: k for k, e in enumerate(chain)}
+    last = dict(at)
+    for k, e in enumerate(chain):
+        for v in e.inputs:
+            if v in at:
+                last[v] = max(last[v], k)
+    crossing = [0.0] * (len(chain) - 1)
+    for v, made in at.items():
+        for k in range(made, last[v]):
+            crossing[k] += v.type.nbytes
+    return crossing

@@ -1,0 +1,256 @@
+"""The whole search: a step and a machine in, a `Plan` out.
+
+    candidates    [Request] -> [Candidate]           number of microbatches, schedule, stages, meshes
+    plan stages   [Candidate] -> [Plan]              the integer program of every stage
+    score         [Plan] -> seconds and bytes        the simulator runs the plan's own programs
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.errors import HpcAlpaError, InfeasibleError, PlanError
+from hpc_alpa.lower import Program, lower
+from hpc_alpa.plan.intra_op import IntraOp, Pricing
+from hpc_alpa.plan.methods import Method, parse_method, restrictions
+from hpc_alpa.plan.plan import Plan, StagePlan
+from hpc_alpa.plan.solve.highs import solve
+from hpc_alpa.plan.solve.solution import Solution
+from hpc_alpa.schedule import SCHEDULES, peak_in_flight
+from hpc_alpa.search.layers import find_layers
+from hpc_alpa.search.pins import pinned
+from hpc_alpa.search.request import Request
+from hpc_alpa.search.slicing import Slices, slice_stages
+from hpc_alpa.simulate import simulate
+from hpc_alpa.step import NeedsMicrobatches, StepGraph, split_batch, split_stages
+
+log = logging.getLogger(__name__)
+TRIES = 4  # tightenings of the memory row when the simulator finds more bytes than it counts
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to lay the step out, before its equations have strategies.
+
+    Attributes:
+        cuts: where stages start among the forward equations.
+        meshes: one per stage, on devices in order.
+    """
+
+    num_microbatches: int
+    schedule: str
+    cuts: tuple[int, ...]
+    meshes: tuple[DeviceMesh, ...]
+    axes: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    plan: Plan
+    seconds: float
+
+
+def search(request: Request) -> Plan:
+    """The best plan found, with its predictions and what is proven of it.
+
+    Raises:
+        InfeasibleError: no plan fits the memory; says by how much, and the nearest fit.
+        PlanError: the method does not fit the number of devices, or nothing can be planned.
+    """
+    start = time.perf_counter()
+    method = None if request.method == "auto" else parse_method(request.method)
+    if method is not None and method.num_devices != request.num_devices:
+        raise PlanError(
+            f"method {method.name} is for {method.num_devices} devices, there are "
+            f"{request.num_devices}: start as many ranks, or choose another method"
+        )
+    best: Scored | None = None
+    failures: list[HpcAlpaError] = []
+    tried = 0
+    for step, candidate in _candidates(request, method):
+        tried += 1
+        try:
+            scored = _score(request, method, step, candidate)
+        except HpcAlpaError as error:
+            log.info("candidate %s: %s", _describe(candidate), error)
+            failures.append(error)
+            continue
+        log.info("candidate %s: %.6f s", _describe(candidate), scored.seconds)
+        if best is None or scored.seconds < best.seconds * (1 - 1e-9):
+            best = scored
+    if best is None:
+        _raise(failures, request)
+    assert best is not None
+    solver = {
+        **best.plan.solver,
+        "candidates": tried,
+        "planning_seconds": time.perf_counter() - start,
+    }
+    return replace(best.plan, solver=solver)
+
+
+def _describe(c: Candidate) -> str:
+    meshes = " ".join("x".join(map(str, m.shape)) for m in c.meshes)
+    return f"B={c.num_microbatches} {c.schedule} cuts={list(c.cuts)} meshes {meshes}"
+
+
+def _raise(failures: Sequence[HpcAlpaError], request: Request) -> None:
+    """The error that says most: the nearest fit of all candidates, or the first one's reason."""
+    memory = [e for e in failures if isinstance(e, InfeasibleError)]
+    if memory:
+        raise min(memory, key=lambda e: getattr(e, "missing", math.inf))
+    if failures:
+        raise failures[0]
+    raise PlanError(
+        f"there is no way to lay the step out over {request.num_devices} devices with "
+        f"num_microbatches={request.num_microbatches} and schedule={request.schedule!r}"
+    )
+
+
+# ----------------------------------------------------------------------------------- candidates
+def _candidates(
+    request: Request, method: Method | None
+) -> Iterator[tuple[StepGraph, Candidate]]:
+    for num_microbatches in _microbatches(request, method):
+        try:
+            step = split_batch(
+                request.graph, request.batch, num_microbatches, request.renewed
+            )
+        except NeedsMicrobatches:
+            if request.num_microbatches is not None or num_microbatches == 1:
+                raise
+            log.info("B=%d changes the meaning of the model", num_microbatches)
+            continue
+        for slices in _slices(request, method, step):
+            for schedule in _schedules(request, slices):
+                yield step, Candidate(
+                    num_microbatches, schedule, slices.cuts, slices.meshes, slices.axes
+                )
+
+
+def _microbatches(request: Request, method: Method | None) -> list[int]:
+    if request.num_microbatches is not None:
+        return [request.num_microbatches]
+    rows = min((v.type.shape[0] for v in request.batch if v.type.shape), default=1)
+    if method is not None:
+        # Enough microbatches to fill the pipeline, where the batch allows it.
+        wanted = 1 if method.stages == 1 else 4 * method.stages
+        return [max(b for b in range(1, wanted + 1) if rows % b == 0)]
+    largest = 4 * request.num_devices
+    return [b for b in _powers(largest) if rows % b == 0]
+
+
+def _powers(largest: int) -> list[int]:
+    return [2**k for k in range(largest.bit_length()) if 2**k <= largest]
+
+
+def _schedules(request: Request, slices: Slices) -> list[str]:
+    if request.schedule != "auto":
+        if request.schedule not in SCHEDULES:
+            raise PlanError(
+                f"there is no schedule {request.schedule!r}; there are {', '.join(SCHEDULES)}"
+            )
+        return [request.schedule]
+    # With one stage all schedules are the same; with more, 1F1B holds less and takes as long.
+    return ["1f1b"]
+
+
+def _slices(request: Request, method: Method | None, step: StepGraph) -> Iterator[Slices]:
+    if method is None:
+        yield from slice_stages(request, step, pinned(request.graph, request.pins))
+        return
+    layers = find_layers(step, request.cost, method.stages)
+    per_stage = method.num_devices // method.stages
+    meshes = tuple(
+        DeviceMesh(method.mesh_shape, tuple(range(s * per_stage, (s + 1) * per_stage)))
+        for s in range(method.stages)
+    )
+    yield Slices(layers.starts[1:], meshes, (method.axis_names,) * method.stages)
+
+
+# --------------------------------------------------------------------------------------- scoring
+def _score(
+    request: Request, method: Method | None, step: StepGraph, candidate: Candidate
+) -> Scored:
+    """Plan the stages; when the simulator finds more bytes than fit, plan them tighter."""
+    limit = request.memory_limit
+    allowed = limit
+    peak = 0.0
+    for _ in range(TRIES):
+        plan, solutions = _plan(request, method, step, candidate, allowed)
+        programs = lower(step, plan)
+        result = simulate(programs, request.cost)
+        peak = max(result.peak_bytes, default=0)
+        if peak <= limit:
+            predicted = _predicted(programs, result.step_seconds, result.peak_bytes)
+            done = replace(plan, predicted=predicted, solver=_solver(solutions))
+            return Scored(done, result.step_seconds)
+        allowed *= 0.98 * limit / peak
+    error = InfeasibleError(
+        f"the memory of a device is {limit:.6g} bytes, the smallest plan found for "
+        f"{_describe(candidate)} needs {peak:.6g}: {peak - limit:.6g} too many. Give memory of at "
+        "least that, use more devices, or a smaller batch"
+    )
+    error.missing = peak - limit  # type: ignore[attr-defined]
+    raise error
+
+
+def _plan(
+    request: Request,
+    method: Method | None,
+    step: StepGraph,
+    candidate: Candidate,
+    memory: float,
+) -> tuple[Plan, list[Solution]]:
+    pins = pinned(request.graph, request.pins)
+    rules = pins if method is None else pins & restrictions(method, step)
+    schedule = SCHEDULES[candidate.schedule](len(candidate.meshes), candidate.num_microbatches)
+    in_flight = peak_in_flight(schedule)
+    stages: list[StagePlan] = []
+    solutions: list[Solution] = []
+    for stage, mesh, axes in zip(
+        split_stages(step, candidate.cuts), candidate.meshes, candidate.axes, strict=True
+    ):
+        program = IntraOp(
+            step, stage, Pricing.on(mesh, request.cost), rules, in_flight[stage.index], memory
+        )
+        solution = solve(program.problem())
+        solutions.append(solution)
+        stages.append(program.decode(solution, axes))
+    plan = Plan(
+        request.method,
+        candidate.schedule,
+        candidate.num_microbatches,
+        candidate.cuts,
+        tuple(stages),
+        request.graph.digest,
+        request.cluster.digest,
+        (request.cost.name, request.cost.digest),
+        request.resharding,
+    )
+    return plan, solutions
+
+
+def _predicted(
+    programs: Sequence[Program], seconds: float, peaks: Sequence[float]
+) -> dict[str, Any]:
+    return {"step_seconds": seconds, "peak_bytes": [int(p) for p in peaks]}
+
+
+def _solver(solutions: Sequence[Solution]) -> Mapping[str, Any]:
+    objective = sum(s.objective for s in solutions)
+    bound = sum(s.bound for s in solutions)
+    return {
+        "objective": objective,
+        "bound": bound,
+        "gap": (objective - bound) / objective if objective else 0.0,
+        "status": "optimal" if all(s.status == "optimal" for s in solutions) else "feasible",
+    }
+
+
