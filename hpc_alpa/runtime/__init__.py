@@ -1,0 +1,1 @@
+"""Running programs: launch and exit, executor, distributed arrays. Imports nothing by itself."""
