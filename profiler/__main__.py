@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hpc_alpa.cost import default_path
-from hpc_alpa.errors import HpcAlpaError
+from hpc_alpa.errors import HpcAlpaError, LaunchError
 from hpc_alpa.profiler.connect import connect
 from hpc_alpa.profiler.profile import DTYPES, MAX_BYTES, profile
 from hpc_alpa.profiler.summary import lines, summary
@@ -59,7 +59,10 @@ def main(
     An existing file is added to. Exit code 0, 1 (failed), 2 (wrong use).
     """
     start = time.monotonic()
-    setting = connect()
+    try:
+        setting = connect()
+    except LaunchError as error:
+        raise click.ClickException(str(error)) from error
     first = setting.world.rank == 0
     try:
         result = profile(

@@ -22,6 +22,8 @@ WIDTH = 256
 """Last dim of two-dimensional operands: hidden sizes of small models are 128 to 1024."""
 KEYS = 64
 """Queries and keys of a softmax: sequences of small models are 32 to 256."""
+KEPT = 4
+"""Results alive at once: their memory is used again, as freed activations are in a step."""
 LEVELS = {  # bytes of the largest operand: level
     2**12: 0, 2**18: 0, 2**22: 0,
     2**16: 1, 2**20: 1, 2**24: 1,
@@ -192,7 +194,7 @@ def under_loads(
             values,
             level + (1 if level and order else 0),
             busy_ranks(setting, load),
-            together(load, lambda: prepared(operation)),
+            together(load, lambda: prepared(operation), KEPT + 1),
             turn=order * len(setting.loads) + number,
         )
 
@@ -200,10 +202,9 @@ def under_loads(
 def prepared(operation: Operation) -> Callable[[int], None]:
     """The call with other operands each time, and its last results kept alive."""
     sets = sets_of(operation.inputs, operation.output.nbytes)
-    kept: list[Any] = [None] * len(sets)
+    kept: list[Any] = [None] * KEPT
 
     def call(i: int) -> None:
-        at = i % len(sets)
-        kept[at] = operation.run(*sets[at])
+        kept[i % KEPT] = operation.run(*sets[i % len(sets)])
 
     return call

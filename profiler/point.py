@@ -47,17 +47,18 @@ def busy_ranks(setting: Setting, load: Load) -> tuple[int, ...]:
     return setting.ranks_by_host[0][: load.busy]
 
 
-def together(load: Load, prepare: Callable[[], Call]) -> Measure:
+def together(load: Load, prepare: Callable[[], Call], warm: int = 1) -> Measure:
     """Measure a local computation on all ranks of the load at once, and pool their seconds.
 
-    `prepare` makes the operands, outside the timing, and returns the call.
+    `prepare` makes the operands, outside the timing, and returns the call; up to `warm` calls come
+    before those that count.
     """
 
     def measure(setting: Setting, group: Communicator) -> list[float] | None:
         call = prepare()
         with setting.limited(load):
             group.barrier()
-            found = repeat(call, setting.seconds, setting.now(load))
+            found = repeat(call, setting.seconds, setting.now(load), warm)
         every = group.gather_objects(found)
         return None if every is None else [s for part in every for s in part]
 

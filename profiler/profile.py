@@ -31,10 +31,10 @@ def all_points(setting: Setting, dtypes: Sequence[str], max_bytes: int) -> list[
     """Everything worth measuring here, from coarse to fine. The same list on every rank."""
     return ordered(
         [
-            *matmul.points(setting, dtypes),
-            *operators.points(setting, dtypes),
             *point_to_point.points(setting, max_bytes),
             *collectives.points(setting, max_bytes),
+            *matmul.points(setting, dtypes),
+            *operators.points(setting, dtypes),
             *copies.points(setting),
         ]
     )

@@ -21,7 +21,7 @@ def ordered(points: Iterable[Point]) -> list[Point]:
     for p in points:
         lists.setdefault((p.level, p.turn, p.group, p.name), []).append(p)
     placed = [
-        ((level, turn, (i + 1) / len(its)), p)
+        ((level, turn, i / len(its)), p)
         for (level, turn, _, _), its in lists.items()
         for i, p in enumerate(its)
     ]
