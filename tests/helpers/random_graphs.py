@@ -110,6 +110,9 @@ def _grow_index(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     if len(shape) == 2 and shape[1] == CLASSES and d.rng.random() < 0.7:
         labels = d.input(shape[:1], "index")
         return [b.emit(d.rng.choice(["pick", "cross_entropy"]), v, labels)]
+    if len(shape) == 2 and d.rng.random() < 0.4:
+        logits = b.dot_general(v, d.input((shape[1], CLASSES)), equation="ab,bc->ac")
+        return [b.cross_entropy(logits, d.input(shape[:1], "index"))]
     if len(shape) > 1 and d.rng.random() < 0.5:
         indices = d.input(shape[:-1], "index")
         return [b.scatter_add(v, indices, type=v.type.with_shape((CLASSES, shape[-1])))]

@@ -144,6 +144,8 @@ class SimulatedMesh:
         assert held.spec == m.source, (held.spec, m)
         self.moves_made[m.kind] = self.moves_made.get(m.kind, 0) + 1
         cut = {}
+        # No order of summation is promised, so no two conversions share one.
+        order = self.rng.permutation(num_tiles(m.axes, self.mesh))
         for c in all_coords(self.mesh):
             group = [held.tiles[o] for o in self.along(c, m.axes)]
             place = index_along(c, m.axes, self.mesh)
@@ -157,9 +159,11 @@ class SimulatedMesh:
             elif m.kind == "slice":
                 tile = np.split(own, n, m.dim)[place]
             elif m.kind == "all_reduce":
-                tile = self.combine(group, held.spec.kind)
+                tile = self.combine([group[k] for k in order], held.spec.kind)
             elif m.kind == "reduce_scatter":
-                tile = np.split(self.combine(group, held.spec.kind), n, m.dim)[place]
+                tile = np.split(self.combine([group[k] for k in order], held.spec.kind), n, m.dim)[
+                    place
+                ]
             elif m.kind == "to_partial_sum":
                 tile = own if place == 0 else np.zeros_like(own)
             elif m.kind == "to_partial_max":
