@@ -140,6 +140,7 @@ class IntraOp:
         in_flight: microbatches whose activations the stage holds at once.
         memory: bytes of one device, or None.
         output_pins: output's position in the stage's graph -> the spec that it must have.
+        ties: pairs of nodes that make the same choice, besides those that the state needs.
     """
 
     step: StepGraph
@@ -149,6 +150,7 @@ class IntraOp:
     in_flight: int = 1
     memory: float | None = None
     output_pins: Mapping[int, ShardingSpec] = field(default_factory=dict)
+    ties: Sequence[tuple[int, int]] = ()
     input_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
     equation_strategies: list[tuple[Strategy, ...]] = field(default_factory=list)
     output_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
@@ -246,6 +248,8 @@ class IntraOp:
             source = self._renews(k)
             if source is not None:
                 ties[n_in + n_eq + k] = source
+        for a, b in self.ties:
+            ties[a] = b
         return ties
 
     # -------------------------------------------------------------------------------- values

@@ -133,3 +133,18 @@ def _from_parameters(step: StepGraph) -> frozenset[Var]:
 
 
 _KINDS = {"dp": _data_parallel, "tp": _tensor_parallel}
+
+
+def split_products(mesh: tuple[int, ...]) -> Restrictions:
+    """Matrix products are split over every mesh axis, never repeated (Alpa, Sec. 4.1).
+
+    For cost models that price communication alone, under which repeating everything would be free.
+    """
+
+    def strategy(e: Eqn, s: Strategy) -> bool:
+        if e.op.name != "dot_general":
+            return True
+        pairs = zip(mesh, s.roles, strict=True)
+        return all(n == 1 or r[0] not in "+>-" for n, r in pairs)
+
+    return Restrictions(strategy)
