@@ -1,0 +1,1 @@
+"""Planning: data in, a `Plan` out. Nothing here communicates or prints."""

@@ -1,0 +1,275 @@
+"""Presolve of a choice program, exact: the optimum of the reduced problem expands to an optimum.
+
+ties                tied nodes become one node                                    -> _merge_ties()
+free holds          a copy that no memory row prices is held whenever it can be:
+                    its forward and backward readers share one window             -> _merge_ties()
+own readers         a conversion between tied nodes is a cost of their choice     -> _fold()
+arc consistency     choices with only forbidden conversions are dropped           -> _consistent()
+dominance           a choice that another one replaces at no cost is dropped      -> _undominated()
+equal values        become one value, as many times as dear                       -> _rebuild()
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_alpa.errors import InfeasibleError
+from hpc_alpa.plan.solve.problem import (
+    Assignment,
+    FloatArray,
+    IntArray,
+    MemoryRow,
+    Problem,
+    Reader,
+    Value,
+    Window,
+    complete,
+    leaders,
+)
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """A smaller problem without ties, and the way back.
+
+    Args:
+        node_of: reduced node of each original node.
+        choices_of: per reduced node, the original choice behind each of its choices.
+        held_of: per reduced value, the original value and the original class behind each needed
+            class. Only a holdable value uses it, and that one stands for itself alone.
+    """
+
+    problem: Problem
+    original: Problem
+    node_of: IntArray
+    choices_of: tuple[IntArray, ...]
+    held_of: tuple[tuple[int, IntArray], ...]
+
+    def expand(self, assignment: Assignment) -> Assignment:
+        """The assignment of the original problem with the same objective and memory."""
+        choices = [int(self.choices_of[v][assignment.choices[v]]) for v in self.node_of.tolist()]
+        held = [(self.held_of[k][0], int(self.held_of[k][1][t])) for k, t in assignment.held]
+        return complete(self.original, choices, held)
+
+
+def reduce(problem: Problem, keep: Sequence[int] = ()) -> Reduced:
+    """The reduced problem. Nodes in `keep` keep all their choices.
+
+    Raises:
+        InfeasibleError: forbidden choices and conversions leave a node without a choice.
+    """
+    groups, node_of = np.unique(leaders(problem), return_inverse=True)
+    touched = _touched(problem)
+    merged = _merge_ties(problem, groups, node_of, touched)
+    kept = {int(node_of[node]) for node in keep}
+    alive = _consistent(merged, kept)
+    alive = _undominated(merged, alive, kept, touched, _choice_nbytes(problem, node_of))
+    return _rebuild(problem, merged, node_of, alive, touched)
+
+
+def _touched(problem: Problem) -> Mask:
+    """Values of which a memory row prices some copy."""
+    first = problem.choice_offset[-1]
+    cells = (np.flatnonzero(problem.priced[first:])) % max(1, problem.cell_offset[-1])
+    touched = np.zeros(len(problem.values), np.bool_)
+    touched[np.searchsorted(problem.cell_offset, cells, side="right") - 1] = True
+    return touched
+
+
+def _merge_ties(problem: Problem, groups: IntArray, node_of: IntArray, touched: Mask) -> Problem:
+    """One node per group of tied nodes. Values keep their number and order; rows are left out."""
+    costs = [np.zeros(len(problem.costs[node])) for node in groups]
+    for node, cost in zip(node_of, problem.costs, strict=True):
+        costs[node] = costs[node] + cost
+    values = []
+    for value, priced in zip(problem.values, touched, strict=True):
+        merge = value.holdable and not priced
+        unique = {}
+        for reader in value.readers:
+            window = Window.FORWARD if merge and reader.window == Window.BACKWARD else reader.window
+            node = int(node_of[reader.node])
+            unique[node, reader.needed.tobytes(), window] = Reader(node, reader.needed, window)
+        producer = int(node_of[value.producer])
+        readers = tuple(unique.values())
+        if not priced:
+            readers = _fold(value, producer, readers, costs)
+        values.append(
+            replace(value, producer=producer, readers=readers, holdable=value.holdable and priced)
+        )
+    return Problem(tuple(costs), tuple(values), names=tuple(problem.names[v] for v in groups))
+
+
+def _fold(
+    value: Value, producer: int, readers: tuple[Reader, ...], costs: list[FloatArray]
+) -> tuple[Reader, ...]:
+    """Add to `costs` what a node pays for reading its own value alone; the other readers."""
+    alone = Counter(reader.window for reader in readers)
+    left = []
+    for reader in readers:
+        if reader.node == producer and alone[reader.window] == 1:
+            costs[producer] = costs[producer] + value.conversion[value.produced, reader.needed]
+        else:
+            left.append(reader)
+    return tuple(left)
+
+
+def _choice_nbytes(problem: Problem, node_of: IntArray) -> list[FloatArray]:
+    """Bytes [row, choice] of each group in the memory rows, equal rows once."""
+    if not problem.rows:
+        return [np.zeros((0, 1))] * (int(node_of.max()) + 1)
+    columns = problem.row_matrix.tocsc()
+    nbytes: dict[int, FloatArray] = {}
+    for node, group in enumerate(node_of.tolist()):
+        nbytes[group] = nbytes.get(group, 0.0) + columns[:, problem.choice_terms(node)].toarray()
+    return [np.unique(nbytes[group], axis=0) for group in range(len(nbytes))]
+
+
+def _consistent(problem: Problem, kept: set[int]) -> list[Mask]:
+    """Choices that have, for each conversion, a choice at its other end that is not forbidden."""
+    alive = [np.isfinite(cost) for cost in problem.costs]
+    for node in kept:
+        alive[node][:] = True
+    partial = [
+        (value, reader, np.isfinite(value.conversion)[np.ix_(value.produced, reader.needed)])
+        for value in problem.values
+        if not np.isfinite(value.conversion).all()
+        for reader in value.readers
+    ]
+    changed = True
+    while changed:
+        changed = False
+        for value, reader, possible in partial:
+            v, u = value.producer, reader.node
+            support = {
+                v: (possible & alive[u]).any(axis=1),
+                u: (possible & alive[v][:, None]).any(axis=0),
+            }
+            if v == u:
+                support = {v: possible.diagonal()}
+            for node in support.keys() - kept:
+                if (alive[node] & ~support[node]).any():
+                    alive[node] &= support[node]
+                    changed = True
+                    if not alive[node].any():
+                        _raise_inconsistent(problem, node, value, reader)
+    for node, mask in enumerate(alive):
+        if not mask.any():
+            raise InfeasibleError(f"every choice of {problem.names[node]} has infinite cost")
+    return alive
+
+
+def _raise_inconsistent(problem: Problem, node: int, value: Value, reader: Reader) -> None:
+    raise InfeasibleError(
+        f"no choice of {problem.names[node]} is possible: each needs a forbidden conversion, the "
+        f"last one of {value.name} from {problem.names[value.producer]} to "
+        f"{problem.names[reader.node]}. Allow a conversion between them or another choice of either"
+    )
+
+
+def _undominated(
+    problem: Problem,
+    alive: list[Mask],
+    kept: set[int],
+    touched: Mask,
+    nbytes: list[FloatArray],
+) -> list[Mask]:
+    """Choices without another that costs no more in seconds, bytes and every conversion.
+
+    A class may stand in for another if its conversions cost no more; a needed class only where its
+    reader is alone in the window, since elsewhere its copy may be paid for already.
+    """
+    replaces: dict[int, list[tuple[IntArray, Mask]]] = defaultdict(list)
+    for value, priced in zip(problem.values, touched, strict=True):
+        table = value.conversion
+        alone = Counter(reader.window for reader in value.readers)
+        same: Mask = np.eye(max(table.shape), dtype=np.bool_)
+        better: Mask = same if priced else np.all(table[:, None] <= table[None, :], axis=2)
+        replaces[value.producer].append((value.produced, better))
+        for reader in value.readers:
+            free = alone[reader.window] == 1 and not priced
+            better = np.all(table.T[:, None] <= table.T[None, :], axis=2) if free else same
+            replaces[reader.node].append((reader.needed, better))
+    result = []
+    for node, cost in enumerate(problem.costs):
+        if node in kept:
+            result.append(alive[node])
+            continue
+        no_worse = cost[:, None] <= cost[None, :]
+        no_worse &= (nbytes[node][:, :, None] <= nbytes[node][:, None, :]).all(axis=0)
+        for classes, better in replaces[node]:
+            no_worse &= better[np.ix_(classes, classes)]
+        first = np.tri(len(cost), k=-1, dtype=np.bool_).T  # of equal choices the first one stays
+        dominated = (no_worse & (~no_worse.T | first) & alive[node][:, None]).any(axis=0)
+        result.append(alive[node] & ~dominated)
+    return result
+
+
+def _rebuild(
+    problem: Problem, merged: Problem, node_of: IntArray, alive: list[Mask], touched: Mask
+) -> Reduced:
+    """The problem of the choices that are alive, with equal values merged and rows renumbered."""
+    choices_of = tuple(np.flatnonzero(mask) for mask in alive)
+    costs = tuple(cost[kept] for cost, kept in zip(merged.costs, choices_of, strict=True))
+    found: dict[object, int] = {}  # what makes values equal -> index of the first
+    values: list[Value] = []
+    held_of: list[tuple[int, IntArray]] = []
+    classes: list[tuple[int, int, IntArray, IntArray]] = []  # value, new value, its p and t
+    for k, value in enumerate(merged.values):
+        produced, made = _compress([value.produced[choices_of[value.producer]]])
+        needed, wanted = _compress([r.needed[choices_of[r.node]] for r in value.readers])
+        conversion = value.conversion[np.ix_(made, wanted)]
+        if not value.readers or not (touched[k] or conversion.any()):
+            continue
+        readers = tuple(replace(r, needed=t) for r, t in zip(value.readers, needed, strict=True))
+        small = replace(value, produced=produced[0], readers=readers, conversion=conversion)
+        new = found.setdefault(k if value.holdable else _signature(small), len(values))
+        if new == len(values):
+            values.append(small)
+            held_of.append((k, wanted))
+        else:
+            values[new] = replace(values[new], conversion=values[new].conversion + conversion)
+        classes.append((k, new, made, wanted))
+    bare = Problem(costs, tuple(values), names=merged.names)
+    rows = _renumber(problem, bare, node_of, choices_of, [c for c in classes if touched[c[0]]])
+    return Reduced(replace(bare, rows=rows), problem, node_of, choices_of, tuple(held_of))
+
+
+def _compress(parts: Sequence[IntArray]) -> tuple[list[IntArray], IntArray]:
+    """The parts renumbered to the classes that they use, and these classes."""
+    used, codes = np.unique(np.concatenate([*parts, np.empty(0, np.int64)]), return_inverse=True)
+    return np.split(codes, np.cumsum([part.size for part in parts])[:-1]), used.astype(np.int64)
+
+
+def _signature(value: Value) -> object:
+    readers = frozenset((r.node, r.needed.tobytes(), r.window) for r in value.readers)
+    return value.producer, value.produced.tobytes(), readers, value.conversion.tobytes()
+
+
+def _renumber(
+    problem: Problem,
+    bare: Problem,
+    node_of: IntArray,
+    choices_of: tuple[IntArray, ...],
+    classes: Iterable[tuple[int, int, IntArray, IntArray]],
+) -> tuple[MemoryRow, ...]:
+    """The memory rows over the terms of the reduced problem; dropped terms are never active."""
+    dropped = bare.num_terms
+    new_term = np.full(problem.num_terms, dropped)
+    for node, group in enumerate(node_of.tolist()):
+        new_term[problem.choice_terms(node)[choices_of[group]]] = bare.choice_terms(group)
+    for old, new, made, wanted in classes:
+        cells = np.ix_(made, wanted)
+        for window in Window:
+            new_term[problem.copy_terms(old, window)[cells]] = bare.copy_terms(new, window)
+        new_term[problem.held_terms(old)[cells]] = bare.held_terms(new)
+    rows = []
+    for row in problem.rows:
+        terms = new_term[row.terms]
+        keep = terms < dropped
+        rows.append(replace(row, terms=terms[keep], nbytes=row.nbytes[keep]))
+    return tuple(rows)

@@ -1,0 +1,47 @@
+"""What every solver answers: an assignment with its objective, proven bound, gap and seconds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from hpc_alpa.plan.solve.problem import Assignment
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An assignment and what is proven of it.
+
+    Args:
+        status: "optimal": the gap is within what was asked for; "feasible": the time or the
+            iterations ended first.
+        objective: seconds of the assignment, evaluated, not the solver's number.
+        bound: no assignment has a smaller objective.
+        gap: (objective - bound) / |objective|.
+        seconds: of wall time, in all and per phase.
+    """
+
+    status: Literal["optimal", "feasible"]
+    assignment: Assignment
+    objective: float
+    bound: float
+    gap: float
+    seconds: float
+    phases: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls,
+        objective: float,
+        bound: float,
+        assignment: Assignment,
+        relative_gap: float,
+        phases: Mapping[str, float],
+        absolute_gap: float = 0.0,
+    ) -> Self:
+        """The solution with its gap; optimal if that is within one of the two gaps."""
+        bound = min(bound, objective)  # rounding may put it above
+        difference = objective - bound
+        gap = difference / abs(objective) if difference else 0.0
+        done = gap <= relative_gap or difference <= absolute_gap
+        status: Literal["optimal", "feasible"] = "optimal" if done else "feasible"
+        return cls(status, assignment, objective, bound, gap, sum(phases.values()), phases)
