@@ -1,0 +1,21 @@
+"""Models in plain NumPy: a config, `init`, `loss`, and the paper's sizes as a table.
+
+    model = GPTConfig(layers=2, hidden=48, heads=6, sequence=32, vocabulary=256)
+    optimizer = adamw(AdamW(learning_rate=1e-3))
+    state = gpt.init(model, optimizer)(seed=0)
+    state, metrics = gpt.train_step(model, optimizer)(state, batch)
+
+A state is `{"params": ..., "optimizer": ..., "step": 0}`. The steps run as they stand on plain
+arrays, and through `hpc_alpa.parallelize` on all ranks.
+"""
+
+from hpc_alpa.models import gpt, layers, mlp
+from hpc_alpa.models.gpt import GPTConfig
+from hpc_alpa.models.mlp import MLPConfig
+from hpc_alpa.models.optimizers import SGD, AdamW, Optimizer, adamw, sgd
+from hpc_alpa.models.training import initial_state, make_train_step
+
+__all__ = [
+    "SGD", "AdamW", "GPTConfig", "MLPConfig", "Optimizer", "adamw", "gpt", "initial_state",
+    "layers", "make_train_step", "mlp", "sgd",
+]  # fmt: skip
