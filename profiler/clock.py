@@ -6,9 +6,9 @@ from itertools import count, islice
 
 Now = Callable[[], float]
 
-# "cpu" is for hosts with more ranks than cores: wall time would count the other ranks' turns. Of this
-# thread alone, which does all the work under one thread per rank: BLAS's workers spin on for some
-# hundredths of a second after a product with several.
+# "cpu" is for hosts with more ranks than cores: wall time would count the other ranks' turns. Of
+# this thread alone, which does all the work under one thread per rank: BLAS's workers spin on for
+# some hundredths of a second after a product with several.
 CLOCKS: dict[str, Now] = {"cpu": time.thread_time, "wall": time.perf_counter}
 
 RESOLVED = 2e-5
@@ -18,7 +18,7 @@ MAX_REPEATS = 200
 
 
 def repeat(call: Callable[[int], object], seconds: float, now: Now, warm: int = 1) -> list[float]:
-    """Seconds of single calls, repeated for about `seconds`; up to `warm` calls before do not count.
+    """Seconds of single calls, repeated for `seconds`; up to `warm` calls before do not count.
 
     `call` gets the number of the repetition, so that it can take other operands each time. Calls
     too short for the clock are read in bundles and divided.

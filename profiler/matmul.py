@@ -9,8 +9,9 @@ quasi-random points fill the space between (Halton, in octaves): any prefix cove
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from hpc_alpa.profiler.operators import Operation, Shapes, row, under_loads
+from hpc_alpa.profiler.operators import Operation, row, under_loads
 from hpc_alpa.profiler.point import Point
 from hpc_alpa.profiler.setting import Setting
 
@@ -18,10 +19,12 @@ Dims = tuple[int, int, int, int]
 
 # layout: (equation, equation with a batch)
 LAYOUTS = {
-    "nn": ("ij,jk->ik", "bij,bjk->bik"),
-    "nt": ("ij,kj->ik", "bij,bkj->bik"),
-    "tn": ("ji,jk->ik", "bji,bjk->bik"),
+    "nn": ("ij,jk->ik", "bhij,bhjk->bhik"),
+    "nt": ("ij,kj->ik", "bhij,bhkj->bhik"),
+    "tn": ("ji,jk->ik", "bhji,bhjk->bhik"),
 }
+HEADS = (8, 6, 5, 4, 3, 2, 1)
+"""Heads that a batch is split into: the first that divides it."""
 COARSE: tuple[Dims, ...] = (
     *((1, m, n, k) for m in (64, 1024) for n in (64, 512) for k in (64, 512)),
     (1, 4096, 256, 256), (1, 4096, 768, 192), (1, 192, 768, 4096), (1, 16, 16, 16),
@@ -76,13 +79,32 @@ def points(setting: Setting, dtypes: Sequence[str]) -> Iterator[Point]:
 
 
 def product(setting: Setting, dims: Dims, layout: str, dtype: str) -> Operation:
-    """The matrix product of `dims` as the executor runs it."""
+    """The matrix product of `dims` as the executor runs it.
+
+    Products with a batch are those of attention: operands of a head's width are views of arrays
+    (batch, rows, heads, width), which BLAS needs copied; scores are contiguous. So both operands of
+    `nt` (q @ k.T) are views, and the right one of `nn` and `tn` (weights @ v, scores.T @ q).
+    """
     batch, m, n, k = dims
-    single, batched = LAYOUTS[layout]
     left = (k, m) if layout[0] == "t" else (m, k)
     right = (n, k) if layout[1] == "t" else (k, n)
-    lead = (batch,) if batch > 1 else ()
-    shapes: Shapes = lambda _: [(*lead, *left), (*lead, *right)]  # noqa: E731
-    return row("dot_general", shapes, equation=batched if lead else single)(
+    single, batched = LAYOUTS[layout]
+    if batch == 1:
+        return row("dot_general", lambda _: [left, right], equation=single)(
+            setting.backend, 0, dtype
+        )
+    heads = next(h for h in HEADS if batch % h == 0)
+    lead = (batch // heads, heads)
+    whole = row("dot_general", lambda _: [(*lead, *left), (*lead, *right)], equation=batched)(
         setting.backend, 0, dtype
     )
+    views = [layout == "nt", True]
+    stored = tuple(
+        t.with_shape((lead[0], t.shape[2], heads, t.shape[3])) if view else t
+        for t, view in zip(whole.inputs, views)
+    )
+
+    def run(*arrays: Any) -> Any:
+        return whole.run(*(x.swapaxes(1, 2) if v else x for x, v in zip(arrays, views)))
+
+    return Operation(stored, whole.output, run)

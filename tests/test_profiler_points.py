@@ -56,14 +56,19 @@ def test_cases_run_the_operator_and_count_its_bytes(case, dtype):
 
 
 @pytest.mark.parametrize("layout", list(matmul.LAYOUTS))
-@pytest.mark.parametrize("dims", [(1, 5, 6, 7), (3, 5, 6, 7)])
+@pytest.mark.parametrize("dims", [(1, 5, 6, 7), (3, 5, 6, 7), (8, 5, 6, 7), (10, 5, 6, 7)])
 def test_products_are_those_of_the_layout(layout, dims):
     operation = matmul.product(setting(((0,),), 1), dims, layout, "float64")
     x, y = sets_of(operation.inputs)[0]
+    if dims[0] > 1:  # heads between rows and width
+        x = x.swapaxes(1, 2) if layout == "nt" else x
+        y = y.swapaxes(1, 2)
+        assert x.shape[:2] == y.shape[:2] and math.prod(x.shape[:2]) == dims[0]
     x = np.swapaxes(x, -1, -2) if layout[0] == "t" else x
     y = np.swapaxes(y, -1, -2) if layout[1] == "t" else y
     np.testing.assert_allclose(operation.run(*sets_of(operation.inputs)[0]), x @ y, rtol=1e-12)
     assert x.shape[-2:] == (5, 7) and y.shape[-2:] == (7, 6)
+    assert operation.nbytes == x.nbytes + y.nbytes + operation.output.nbytes
 
 
 def test_points_are_distinct_and_coarse_comes_first():
