@@ -16,7 +16,7 @@ from hpc_alpa.ir.types import TensorType
 from hpc_alpa.lower.buffers import rest
 from hpc_alpa.lower.check import check
 from hpc_alpa.lower.deadlock import AGREE
-from hpc_alpa.lower.program import COLLECTIVES, AllReduce, Free, Program, Run, Send, Wait
+from hpc_alpa.lower.program import COLLECTIVES, AllGather, AllReduce, Free, Program, Run, Send, Wait
 from tests.helpers.programs import (
     Rank,
     data_parallel,
@@ -215,7 +215,9 @@ def test_mismatched_kind_and_dims() -> None:
     refused(meet(lambda r: r.all_reduce("x", "y", (0, 1), 32)), "kind all_gather and all_reduce")
     check(meet(lambda r: r.all_gather("x", "y", (0, 1), 32)))
     programs = meet(lambda r: r.all_gather("x", "y", (0, 1), 32))
-    other = replace(programs[1].instructions[0], dims=(1,))  # type: ignore[type-var]
+    call = programs[1].instructions[0]
+    assert isinstance(call, AllGather)
+    other = replace(call, dims=(1,))
     refused(changed(programs, 1, (0, 1, [other])), r"dims \(0,\) and \(1,\)")
 
 
@@ -380,13 +382,9 @@ def test_rest_of_boxes_equals_a_mask(seed: int) -> None:
 
 def test_leak_and_missing_output() -> None:
     programs = pipeline(2, 2)
-    at = find(programs[0], "free x@0")
-    freed = programs[0].instructions[at]
-    assert isinstance(freed, Free)
-    kept = Free(tuple(n for n in freed.buffers if n != "dx@1"))
-    refused(
-        changed(programs, 0, (at, at + 1, [kept])), "rank 0: dx@1 .of instruction", "no outputs"
-    )
+    at = find(programs[0], "free dx@1")
+    bad = changed(programs, 0, (at, at + 1, []))
+    refused(bad, "rank 0: dx@1 .of instruction", "live to the end and are no outputs")
     bad = changed(programs, 0, (len(programs[0].instructions), len(programs[0].instructions),
                                 [Free(("new",))]))  # fmt: skip
     refused(bad, "rank 0: output 1 lies in new, which instruction", "has freed")
@@ -437,6 +435,7 @@ def test_random_mutations_are_refused_or_harmless(kind: str) -> None:
         p = programs[rank]
         k = rng.randrange(len(p.instructions) - 1)
         i, after = p.instructions[k], p.instructions[k + 1]
+        edits: tuple[int, int, list[object]]
         if kind == "drop":
             edits = (k, k + 1, [])
         elif kind == "again":

@@ -97,8 +97,9 @@ class Rank:
     ) -> Rank:
         """A body of one kernel and its run."""
         name = f"body{len(self.bodies)}"
-        row = "add" if inputs else "full"
-        made = kernel(row, inputs, output, seconds, **options)  # type: ignore[arg-type]
+        row = ("full", "neg", "add")[len(inputs)]
+        params = {} if inputs else {"value": 1.0}
+        made = kernel(row, inputs, output, seconds, **params, **options)  # type: ignore[arg-type]
         return self.body(name, made).run(name)
 
     def allocate(self, buffer: str, type: TensorType = VECTOR) -> Rank:
@@ -195,8 +196,8 @@ def pipeline(
 ) -> list[Program]:
     """Stages of one rank each; channel 2s carries activations of stage s, 2s+1 their gradients.
 
-    A stage keeps its input and its output for the backward, and sums its gradient. Sends are waited
-    for one action later.
+    A stage keeps its input and its output for the backward, and sums its gradient. A send is
+    waited for two actions later, or where what it sends is freed.
 
     Args:
         forward, backward: seconds per stage; one number is for all.
@@ -207,24 +208,21 @@ def pipeline(
         first, last = s == 0, s == num_stages - 1
         r = Rank(s).input("w")
         if first:
-            r.input("batch").output("batch")
-        read = ["w", "x@"]
-        grad = kernel("mul", ["x@", "y@", *([] if last else ["dy@"])], "dx@", 0.0)
-        r.body("forward", kernel("dot_general", read, "y@", forward[s % len(forward)]))
-        r.body(
-            "backward",
-            replace(grad, work=replace(grad.work, flops=backward[s % len(backward)])),
-            kernel("accumulate", ["dx@"], "total", slots=num_microbatches),
-        )
+            batch = TensorType((4 * num_microbatches,), "float32")
+            r.input("batch", batch).output("batch", batch)
+        r.body("forward", kernel("mul", ["w", "x@"], "y@", forward[s % len(forward)]))
+        product = "dx@" if last else "t@"
+        grad = [kernel("mul", ["x@", "y@"], product, backward[s % len(backward)])]
+        if not last:
+            grad.append(kernel("add", ["t@", "dy@"], "dx@", frees=["t@"]))
+        r.body("backward", *grad, kernel("accumulate", ["dx@"], "total", slots=num_microbatches))
         r.body("apply", kernel("sub", ["w", "total"], "new"))
         r.body("slot", kernel("slot", ["batch"], "x@", dim=0, slots=num_microbatches))
-        waits: list[list[str]] = [[], []]
-        for a in actions[s]:
+        sends = _Sends(r)
+        for position, a in enumerate(actions[s]):
             m = a.microbatch
             r.mark(str(a))
-            for ticket in waits.pop(0):
-                r.wait(ticket)
-            waits.append([])
+            sends.finish(position - 2)
             if a.kind is Pass.FORWARD:
                 if first:
                     r.run("slot", m)
@@ -232,22 +230,49 @@ def pipeline(
                     _receive(r, f"x@{m}", s - 1, 2 * (s - 1), f"a{s - 1}.{m}.r")
                 r.run("forward", m)
                 if not last:
-                    r.send(f"y@{m}", s + 1, f"a{s}.{m}.s", 2 * s)
-                    waits[-1].append(f"a{s}.{m}.s")
+                    sends.start(position, f"y@{m}", s + 1, f"a{s}.{m}.s", 2 * s)
             else:
                 if not last:
                     _receive(r, f"dy@{m}", s + 1, 2 * s + 1, f"g{s}.{m}.r")
                 r.run("backward", m)
-                if not first:
-                    r.send(f"dx@{m}", s - 1, f"g{s - 1}.{m}.s", 2 * s - 1)
-                    waits[-1].append(f"g{s - 1}.{m}.s")
-        for ticket in sum(waits, []):
-            r.wait(ticket)
-        names = ["x", "y", "dx"] + ([] if last else ["dy"])
-        r.free(*[f"{n}@{m}" for m in range(num_microbatches) for n in names])
+                if not last:
+                    sends.finish_one(f"a{s}.{m}.s")
+                r.free(f"x@{m}", f"y@{m}", *([] if last else [f"dy@{m}"]))
+                if first:
+                    r.free(f"dx@{m}")
+                else:
+                    ticket = f"g{s - 1}.{m}.s"
+                    sends.start(position, f"dx@{m}", s - 1, ticket, 2 * s - 1, free=True)
+        sends.finish(len(actions[s]))
         r.mark("apply").run("apply").free("w", "total").output("new")
         programs.append(r.program(num_microbatches))
     return programs
+
+
+class _Sends:
+    """Sends under way, and the action that started each."""
+
+    def __init__(self, rank: Rank) -> None:
+        self.rank = rank
+        self.under_way: dict[str, tuple[int, str]] = {}  # ticket: action, buffer to free
+
+    def start(
+        self, action: int, name: str, peer: int, ticket: str, channel: int, free: bool = False
+    ) -> None:
+        self.rank.send(name, peer, ticket, channel)
+        self.under_way[ticket] = action, name if free else ""
+
+    def finish(self, action: int) -> None:
+        """Wait for what this action and those before it have sent."""
+        for ticket in [t for t, (a, _) in self.under_way.items() if a <= action]:
+            self.finish_one(ticket)
+
+    def finish_one(self, ticket: str) -> None:
+        if ticket in self.under_way:
+            _, name = self.under_way.pop(ticket)
+            self.rank.wait(ticket)
+            if name:
+                self.rank.free(name)
 
 
 def _receive(r: Rank, name: str, peer: int, channel: int, ticket: str) -> None:
@@ -264,11 +289,12 @@ def data_parallel(
     """
     programs = []
     for rank in range(num_ranks):
-        r = Rank(rank).input("w").input("batch")
+        batch = TensorType((4 * num_microbatches,), "float32")
+        r = Rank(rank).input("w").input("batch", batch)
         r.body(
             "forward",
             kernel("slot", ["batch"], "x@", dim=0, slots=num_microbatches),
-            kernel("dot_general", ["w", "x@"], "y@", seconds[rank % len(seconds)], frees=["x@"]),
+            kernel("mul", ["w", "x@"], "y@", seconds[rank % len(seconds)], frees=["x@"]),
             kernel("accumulate", ["y@"], "total", slots=num_microbatches, frees=["y@"]),
         )
         r.body("apply", kernel("sub", ["w", "sum"], "new", frees=["sum"]))
@@ -294,7 +320,7 @@ def mixed() -> list[Program]:
         r = Rank(rank).input("shard", half)
         r.mark("prepare").all_gather("shard", "w", group, 16)
         if rank < 2:
-            r.mark("0F0").compute(["w"], "x", 1.0, type=half)
+            r.mark("0F0").compute(["shard"], "x", 1.0, type=half)
             r.send("x", 2, f"c0.{rank}.s", region=((0, 2),), nbytes=8)
             r.wait(f"c0.{rank}.s").free("x")
             grad = "w"

@@ -1,0 +1,321 @@
+"""Bytes that a program holds, by replaying what happens to its buffers.
+
+Names share storage as they do when the program runs on NumPy arrays: views and the only term of a
+sum look at their input's memory, the targets of one reduction lie in one buffer. A storage goes
+with its last name. What an instruction needs only while it runs (packed copies, gathered pieces
+before they are put in order, copies of what lies apart and is sent) counts while it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from hpc_alpa.ir.types import TensorType, numpy_dtype
+from hpc_alpa.lower.effect import shared_input
+from hpc_alpa.lower.program import (
+    AllGather,
+    Allocate,
+    AllReduce,
+    AllToAll,
+    Broadcast,
+    Free,
+    Kernel,
+    Program,
+    Recv,
+    ReduceScatter,
+    Region,
+    Run,
+    Send,
+    Wait,
+    at,
+)
+from hpc_alpa.ops.contraction import split_equation
+from hpc_alpa.simulate.layout import Layout
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes over one step of one rank.
+
+    Attributes:
+        after: live bytes after each instruction.
+        peak: most bytes at once, kernels within a body and temporary copies included.
+    """
+
+    after: tuple[int, ...]
+    peak: int
+
+
+def replay(program: Program) -> Memory:
+    """Bytes after every instruction of a checked program, and their peak."""
+    return _Replay(program).memory()
+
+
+def peak_bytes(program: Program) -> int:
+    """Most bytes that one rank holds at once."""
+    return replay(program).peak
+
+
+def peaks(programs: Sequence[Program]) -> tuple[int, ...]:
+    """`peak_bytes` of each program; ranks that do the same on other tiles are replayed once."""
+    found: dict[object, int] = {}
+    result = []
+    for p in programs:
+        form = _form(p)
+        if form not in found:
+            found[form] = peak_bytes(p)
+        result.append(found[form])
+    return tuple(result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """A named array: where it lies, and how."""
+
+    storage: int
+    layout: Layout
+    dtype: str
+
+
+class _Replay:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.tiles: dict[str, _Tile] = {}
+        self.names: dict[int, int] = {}  # how many names a storage has
+        self.nbytes: dict[int, int] = {}
+        self.fresh = count()
+        self.live = 0
+        self.staged: dict[str, int] = {}  # copies that messages under way are made of
+        self.peak = 0
+        for p in program.inputs:
+            self.allocate(p.buffer, p.type)
+
+    def memory(self) -> Memory:
+        self.note()
+        after = []
+        for i in self.program.instructions:
+            HANDLERS[type(i)](self, i)
+            self.note()
+            after.append(self.live)
+        return Memory(tuple(after), self.peak)
+
+    def note(self, temporary: int = 0) -> None:
+        now = self.live + temporary + sum(self.staged.values())
+        self.peak = max(self.peak, now)
+
+    # ------------------------------------------------------------------------------------ names
+    def allocate(self, name: str, type: TensorType, layout: Layout | None = None) -> None:
+        """A name for new memory."""
+        storage = self.storage(type.nbytes)
+        self.put(name, _Tile(storage, layout or Layout.c_order(type.shape), type.dtype))
+
+    def storage(self, nbytes: int) -> int:
+        made = next(self.fresh)
+        self.names[made], self.nbytes[made] = 0, nbytes
+        self.live += nbytes
+        return made
+
+    def put(self, name: str, tile: _Tile) -> None:
+        self.names[tile.storage] += 1
+        if name in self.tiles:
+            self.drop(name)
+        self.tiles[name] = tile
+
+    def drop(self, name: str) -> None:
+        storage = self.tiles.pop(name).storage
+        self.names[storage] -= 1
+        if not self.names[storage]:
+            self.live -= self.nbytes.pop(storage)
+            del self.names[storage]
+
+    # ---------------------------------------------------------------------------------- kernels
+    def run(self, i: Run) -> None:
+        m = i.microbatch
+        for kernel in self.program.bodies[i.body].kernels:
+            self.kernel(kernel, m)
+            self.note()
+            for n in kernel.frees:
+                self.drop(at(n, m))
+
+    def kernel(self, k: Kernel, m: int | None) -> None:
+        out = at(k.output, m)
+        if k.op.name in IN_PLACE and out in self.tiles:
+            return
+        source = shared_input(k)
+        if source is None:
+            layout = _dot_layout(k) if k.op.name == "dot_general" else None
+            self.allocate(out, k.type, layout)
+            return
+        tile = self.tiles[at(source, m)]
+        layout = VIEWS.get(k.op.name, _same)(k, tile.layout)
+        if layout is None:
+            self.allocate(out, k.type)
+        else:
+            self.put(out, _Tile(tile.storage, layout, k.type.dtype))
+
+    # ------------------------------------------------------------------------------ collectives
+    def all_reduce(self, i: AllReduce) -> None:
+        parts = [self.tiles[n] for n in i.sources]
+        bucket = self.storage(sum(map(_nbytes, parts)))
+        for p, target in zip(parts, i.targets, strict=True):
+            self.put(target, _Tile(bucket, Layout.c_order(p.layout.shape), p.dtype))
+
+    def all_gather(self, i: AllGather) -> None:
+        n = len(i.group)
+        parts = [self.tiles[s] for s in i.sources]
+        packed = sum(map(_nbytes, parts))
+        row = sum(p.layout.size for p in parts)
+        gathered = self.storage(n * packed)
+        self.names[gathered] += 1  # held while the instruction runs
+        for p, target, dim in zip(parts, i.targets, i.dims, strict=True):
+            inner = Layout.c_order(p.layout.shape)
+            pieces = Layout((n, *inner.shape), (row, *inner.strides))
+            self.joined(target, pieces, dim, gathered, p.dtype)
+        self.note(packed)
+        self.release(gathered)
+
+    def reduce_scatter(self, i: ReduceScatter) -> None:
+        n = len(i.group)
+        parts = [self.tiles[s] for s in i.sources]
+        packed = sum(map(_nbytes, parts))
+        bucket = self.storage(packed // n)
+        for p, target, dim in zip(parts, i.targets, i.dims, strict=True):
+            shape = [s // n if d == dim else s for d, s in enumerate(p.layout.shape)]
+            self.put(target, _Tile(bucket, Layout.c_order(shape), p.dtype))
+        self.note(packed)
+
+    def all_to_all(self, i: AllToAll) -> None:
+        n, p = len(i.group), self.tiles[i.source]
+        shape = list(p.layout.shape)
+        shape[i.split_dim] //= n
+        out = self.storage(_nbytes(p))
+        self.names[out] += 1
+        self.joined(i.target, Layout.c_order((n, *shape)), i.concat_dim, out, p.dtype)
+        self.note(_nbytes(p))
+        self.release(out)
+
+    def joined(self, target: str, pieces: Layout, dim: int, storage: int, dtype: str) -> None:
+        """Pieces (n, *tile) put together along a dim of the tile: a view where that is in order."""
+        n, *shape = pieces.shape
+        whole = [n * s if d == dim else s for d, s in enumerate(shape)]
+        layout = pieces.move_dim(0, dim).reshape(whole)
+        if layout is None:
+            self.allocate(target, TensorType(tuple(whole), dtype))
+        else:
+            self.put(target, _Tile(storage, layout, dtype))
+
+    def release(self, storage: int) -> None:
+        """Give up an instruction's own hold of a storage."""
+        self.names[storage] -= 1
+        if not self.names[storage]:
+            self.live -= self.nbytes.pop(storage)
+            del self.names[storage]
+
+    def broadcast(self, i: Broadcast) -> None:
+        if i.source:
+            tile = self.tiles[i.source]
+            self.note(0 if tile.layout.is_contiguous else _nbytes(tile))
+            return
+        self.allocate(i.target, next(p.type for p in self.program.outputs if p.buffer == i.target))
+
+    # --------------------------------------------------------------------------------- messages
+    def start(self, i: Send | Recv) -> None:
+        tile = self.tiles[i.buffer]
+        if not _window(tile.layout, i.region).is_contiguous:
+            self.staged[i.ticket] = i.nbytes
+
+    def wait(self, i: Wait) -> None:
+        self.staged.pop(i.ticket, None)
+
+    def frees(self, i: Free) -> None:
+        for n in i.buffers:
+            self.drop(n)
+
+
+def _form(p: Program) -> tuple[object, ...]:
+    """All that the bytes of a program depend on."""
+    bodies = tuple(
+        (b.name, tuple((k.op.name, k.inputs, k.output, k.type, k.frees) for k in b.kernels))
+        for b in p.bodies.values()
+    )
+    placed = tuple((x.buffer, x.type) for x in (*p.inputs, *p.outputs))
+    return bodies, placed, tuple(FORM[type(i)](i) for i in p.instructions)
+
+
+def _extents(region: Region) -> tuple[int, ...]:
+    return tuple(b - a for a, b in region)
+
+
+FORM: dict[type, Callable[[Any], tuple[object, ...]]] = {  # alphabetical
+    AllGather: lambda i: ("all_gather", i.sources, i.targets, i.dims, len(i.group)),
+    AllReduce: lambda i: ("all_reduce", i.sources, i.targets),
+    AllToAll: lambda i: (
+        ("all_to_all", i.source, i.target, i.split_dim, i.concat_dim, len(i.group))
+    ),
+    Allocate: lambda i: ("allocate", i.buffer, i.type),
+    Broadcast: lambda i: ("broadcast", i.source, i.target),
+    Free: lambda i: ("free", i.buffers),
+    Recv: lambda i: ("recv", i.buffer, _extents(i.region), i.ticket),
+    ReduceScatter: lambda i: ("reduce_scatter", i.sources, i.targets, i.dims, len(i.group)),
+    Run: lambda i: ("run", i.body, i.microbatch),
+    Send: lambda i: ("send", i.buffer, _extents(i.region), i.ticket),
+    Wait: lambda i: ("wait", i.ticket),
+}
+
+HANDLERS: dict[type, Callable[[_Replay, Any], None]] = {
+    AllGather: _Replay.all_gather,
+    AllReduce: _Replay.all_reduce,
+    AllToAll: _Replay.all_to_all,
+    Allocate: lambda r, i: r.allocate(i.buffer, i.type),
+    Broadcast: _Replay.broadcast,
+    Free: _Replay.frees,
+    Recv: _Replay.start,
+    ReduceScatter: _Replay.reduce_scatter,
+    Run: _Replay.run,
+    Send: _Replay.start,
+    Wait: _Replay.wait,
+}
+
+
+# ------------------------------------------------------------------------------------- layouts
+def _same(k: Kernel, x: Layout) -> Layout:
+    return x
+
+
+def _part(k: Kernel, x: Layout) -> Layout:
+    return x.window(k.type.shape)
+
+
+# Layout of a view from its input's; None where NumPy has to copy.
+VIEWS: dict[str, Callable[[Kernel, Layout], Layout | None]] = {  # alphabetical
+    "accumulate": _same,
+    "accumulate_max": _same,
+    "broadcast": lambda k, x: x.broadcast(k.type.shape, k.params["dims"]),  # type: ignore[arg-type]
+    "enter": _same,
+    "reshape": lambda k, x: x.reshape(k.type.shape),
+    "slice": _part,
+    "slot": _part,
+    "transpose": lambda k, x: x.transpose(k.params["perm"]),  # type: ignore[arg-type]
+}
+IN_PLACE = ("accumulate", "accumulate_max", "stack")
+
+
+def _dot_layout(k: Kernel) -> Layout:
+    """A product is made in the order (batch, m, n), and looked at in the order asked for."""
+    a, b, out = split_equation(str(k.params["equation"]))
+    made = [x for x in out if x in a and x in b]
+    made += [x for x in out if x in a and x not in b]
+    made += [x for x in out if x in b and x not in a]
+    shape = dict(zip(out, k.type.shape, strict=True))
+    return Layout.c_order([shape[x] for x in made]).transpose([made.index(x) for x in out])
+
+
+def _window(layout: Layout, region: Region) -> Layout:
+    return layout.window(_extents(region)) if region else layout
+
+
+def _nbytes(tile: _Tile) -> int:
+    return tile.layout.size * numpy_dtype(tile.dtype).itemsize
