@@ -30,6 +30,10 @@ SOURCES = {
     "softmax": "cuda",
 }
 
+# CUDA's handle of the default stream, driver_types.h: cudaStreamLegacy. CuPy calls it 0, which the
+# exchange of arrays between libraries may read as "not given", and then waits for the device.
+LEGACY_STREAM = 1
+
 
 class CudaArrays:
     """CuPy arrays on one GPU; work goes to CuPy's current stream.
@@ -97,8 +101,8 @@ class CudaArrays:
 
         @functools.wraps(kernel)
         def launch(*arguments: Any, **named: Any) -> None:
-            stream = cuda.external_stream(self._cupy.cuda.get_current_stream().ptr)
-            kernel(*arguments, **named, stream=stream)
+            stream = self._cupy.cuda.get_current_stream().ptr or LEGACY_STREAM
+            kernel(*arguments, **named, stream=cuda.external_stream(stream))
 
         return launch
 

@@ -24,7 +24,7 @@ def _cross_entropy(logits: Any, labels: Any, out: Any) -> int:
     n, v = logits.shape
     for i in range(n):
         row = logits[i]
-        label = labels[i]
+        label = np.int64(labels[i])
         if label < 0 or label >= v:
             return i
         top = _top(row)
@@ -42,7 +42,7 @@ def _cross_entropy_grad(logits: Any, labels: Any, ct: Any, out: Any) -> int:
     for i in range(n):
         row = logits[i]
         target = out[i]
-        label = labels[i]
+        label = np.int64(labels[i])
         if label < 0 or label >= v:
             return i
         top = _top(row)

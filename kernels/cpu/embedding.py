@@ -16,7 +16,7 @@ def _gather(table: Any, ids: Any, offset: int, out: Any) -> None:
     v, h = table.shape
     zero = table.dtype.type(0)
     for i in range(ids.size):
-        local = ids[i] - offset
+        local = np.int64(ids[i]) - offset
         if 0 <= local < v:
             for j in range(h):
                 out[i, j] = table[local, j]
@@ -30,7 +30,7 @@ def _scatter_add(ct: Any, ids: Any, offset: int, out: Any) -> None:
     v, h = out.shape
     out[:] = ct.dtype.type(0)
     for i in range(ids.size):
-        local = ids[i] - offset
+        local = np.int64(ids[i]) - offset
         if 0 <= local < v:
             for j in range(h):
                 out[local, j] += ct[i, j]
@@ -40,7 +40,7 @@ def _scatter_add(ct: Any, ids: Any, offset: int, out: Any) -> None:
 def _pick(x: Any, ids: Any, offset: int, out: Any) -> None:
     n, v = x.shape
     for i in range(n):
-        local = ids[i] - offset
+        local = np.int64(ids[i]) - offset
         out[i] = x[i, local] if 0 <= local < v else x.dtype.type(0)
 
 
@@ -49,7 +49,7 @@ def _unpick(ct: Any, ids: Any, offset: int, out: Any) -> None:
     n, v = out.shape
     out[:] = ct.dtype.type(0)
     for i in range(n):
-        local = ids[i] - offset
+        local = np.int64(ids[i]) - offset
         if 0 <= local < v:
             out[i, local] = ct[i]
 

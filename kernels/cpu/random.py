@@ -192,8 +192,8 @@ def random(
     while split > 0 and out.shape[split] == extents[split]:
         split -= 1
     outer, inner = slice(None, split), slice(split, None)
-    within = sum(map(operator.mul, offsets[inner], strides(extents[inner])))
+    within = sum(map(operator.mul, map(int, offsets[inner]), strides(extents[inner])))
     first = linear_index(np, offsets[outer], extents[outer], out.shape[outer])
     first = first.reshape(-1) * U64(math.prod(extents[inner])) + U64(within)
     runs = out.reshape(first.size, math.prod(out.shape[inner]))
-    fill(first, U64(step & MASK64), U64(stream_key(seed, key)), runs)
+    fill(first, U64(int(step) & MASK64), U64(stream_key(seed, key)), runs)

@@ -41,7 +41,7 @@ def mix64(z: int) -> int:
 
 def stream_key(seed: int, key: int) -> int:
     """The generator's 64-bit key for a seed and the hash of a name, taken modulo 2^64."""
-    return mix64(mix64((seed + 0x9E37_79B9_7F4A_7C15) & MASK64) ^ (key & MASK64))
+    return mix64(mix64((int(seed) + 0x9E37_79B9_7F4A_7C15) & MASK64) ^ (int(key) & MASK64))
 
 
 def philox(counter: tuple[Array, Array], key: int) -> tuple[Array, Array, Array, Array]:
@@ -58,7 +58,7 @@ def philox(counter: tuple[Array, Array], key: int) -> tuple[Array, Array, Array,
 
 def strides(extents: Sequence[int]) -> tuple[int, ...]:
     """Distance in elements between neighbours along each dim of a C-ordered array."""
-    return tuple(math.prod(extents[dim + 1 :]) for dim in range(len(extents)))
+    return tuple(math.prod(map(int, extents[dim + 1 :])) for dim in range(len(extents)))
 
 
 def linear_index(
@@ -67,13 +67,13 @@ def linear_index(
     """Linear index in an array of `extents` of each element of its tile of `shape` at `offsets`."""
     total = xp.zeros(shape, dtype=xp.uint64)
     for dim, stride in enumerate(strides(extents)):
-        index = xp.arange(shape[dim], dtype=xp.uint64) + offsets[dim]
+        index = xp.arange(shape[dim], dtype=xp.uint64) + int(offsets[dim])
         total += (index * stride).reshape((-1,) + (1,) * (len(shape) - dim - 1))
     return total
 
 
 def _word(xp: ModuleType, index: Array, step: int, key: int) -> Array:
-    high = xp.full(index.shape, step & MASK64, dtype=xp.uint64)
+    high = xp.full(index.shape, int(step) & MASK64, dtype=xp.uint64)
     words = xp.stack(philox((index >> 2, high), key))
     return xp.take_along_axis(words, (index & 3).astype(xp.int64)[None], axis=0)[0]
 
