@@ -143,6 +143,17 @@ def test_the_strategies_of_one_axis_are_those_of_two_with_one_idle() -> None:
     assert "-,-" in {str(s) for s in two}
 
 
+@pytest.mark.parametrize("name", ["add", "dot_general", "softmax", "full"])
+def test_an_axis_of_one_device_stays_idle(name: str) -> None:
+    for seed in range(5):
+        (e,) = random_equation(name, seed).graph.eqns
+        plain = strategies(e, (4,))
+        assert [s.roles for s in strategies(e, (4, 1))] == [(*s.roles, "-") for s in plain]
+        column = strategies(e, (1, 4))
+        assert [s.roles for s in column] == [("-", *s.roles) for s in plain]
+        assert all(0 not in x.split_axes for s in column for x in (*s.inputs, s.output))
+
+
 def test_the_specs_of_a_matrix_product() -> None:
     e = equation("dot_general", E2, E2, equation="ab,bc->ac")
     found = {str(s): (*map(str, s.inputs), str(s.output)) for s in strategies(e, (2, 2))}

@@ -73,6 +73,8 @@ def moves(spec: ShardingSpec, shape: tuple[int, ...], mesh: MeshShape) -> tuple[
             if e != d and divides(e, axis):
                 add("all_to_all", (axis,), d, e, gathered.with_dim(e, (*spec.dims[e], axis)))
     for a in spec.free_axes(mesh):
+        if mesh[a] == 1:
+            continue
         for d in range(ndim):
             if divides(d, a):
                 add("slice", (a,), d, d, spec.with_dim(d, (*spec.dims[d], a)))

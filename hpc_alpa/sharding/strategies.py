@@ -70,7 +70,9 @@ def strategies(e: Eqn, mesh: MeshShape) -> tuple[Strategy, ...]:
 def _strategies(s: Signature, mesh: MeshShape) -> tuple[Strategy, ...]:
     rule = _rule(s)
     roles = possible_roles(rule)
-    found = (apply_roles(rule, r, mesh) for r in itertools.product(roles, repeat=len(mesh)))
+    # On an axis of one device every role is the idle one.
+    axes = (roles if n > 1 else [IDLE] for n in mesh)
+    found = (apply_roles(rule, r, mesh) for r in itertools.product(*axes))
     return tuple(s for s in found if s is not None)
 
 
