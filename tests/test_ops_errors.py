@@ -70,6 +70,7 @@ CASES = [
     ("dot_general", (M, D), {"equation": "ab,a->b"}, None, "one dtype"),
     ("dot_general", (B, B), {"equation": "a,a->"}, None, "takes numbers"),
     ("dot_general", (M, M), {"equation": "ab"}, None, "dot_general does not take"),
+    ("dot_general", (M, M), {"equation": "aB,aB->"}, None, "named by lower-case letters"),
     # indexing
     ("gather", (M, F), NONE, None, r"gather takes integer indices, not float32\[4\]"),
     ("gather", (F, I), NONE, None, "rows of a 2-d table"),

@@ -219,6 +219,7 @@ def test_a_rule_that_does_not_say_what_a_split_means_is_a_programming_error() ->
         ((4,), (1, 2, 1, 2, 1), "(k1 k2) -> 1 k1 1 k2 1", (2, 2)),
         ((), (1, 1), ". -> 1 1", ()),
         ((3,), (3,), "k1 -> k1", (3,)),
+        ((0, 4), (0, 3), "k1^ k2^ -> k3^ k4^", (0, 4, 0, 3)),
     ],
 )
 def test_the_factors_of_a_reshape(

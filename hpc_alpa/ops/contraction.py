@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,8 @@ def split_equation(equation: str) -> tuple[str, str, str]:
 def _infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
     equation = params["equation"]
     a, b, out = split_equation(equation)
+    if set(a + b + out) - set(string.ascii_lowercase):
+        raise GraphError(f"dot_general {equation!r}: dims are named by lower-case letters")
     extents: dict[str, int] = {}
     for letters, t in zip((a, b), inputs, strict=True):
         if len(letters) != t.ndim or len(set(letters)) != len(letters):
