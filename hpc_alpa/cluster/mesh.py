@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -44,17 +46,22 @@ class DeviceMesh:
     def num_axes(self) -> int:
         return len(self.shape)
 
-    @property
+    @cached_property
     def grid(self) -> np.ndarray:
-        """The devices as an integer array of shape `shape`."""
-        return np.array(self.devices, dtype=np.int64).reshape(self.shape)
+        """The devices as an integer array of shape `shape`. Read-only."""
+        grid = np.array(self.devices, dtype=np.int64).reshape(self.shape)
+        grid.flags.writeable = False
+        return grid
 
     def coords(self, device: int) -> tuple[int, ...]:
         """Position of `device`, one number per mesh axis."""
-        if device not in self.devices:
+        if device not in self._coords:
             raise ClusterError(f"device {device} is not in {self}.")
-        index = np.unravel_index(self.devices.index(device), self.shape)
-        return tuple(int(i) for i in index)
+        return self._coords[device]
+
+    @cached_property
+    def _coords(self) -> dict[int, tuple[int, ...]]:
+        return dict(zip(self.devices, product(*map(range, self.shape))))
 
     def group(self, device: int, axes: Sequence[int]) -> tuple[int, ...]:
         """Devices that differ from `device` only along `axes`, row-major in the order of `axes`.

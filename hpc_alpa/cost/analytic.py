@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from hpc_alpa.cluster import Cluster
+from hpc_alpa.cluster import Cluster, Host
 from hpc_alpa.cost.protocol import check_collective
 from hpc_alpa.cost.work import Work
 from hpc_alpa.errors import ClusterError, CostError
@@ -59,11 +59,16 @@ class AnalyticCost:
 
     def compute(self, work: Work) -> float:
         try:
-            rate = min(host.rate(work.dtype) for host in self.cluster.hosts)
+            rate = min(host.rate(work.dtype) for host in self._kinds)
         except ClusterError as error:
             raise CostError(f"{work.op} in {work.dtype} has no analytic cost: {error}") from error
-        bandwidth = min(host.memory_bandwidth for host in self.cluster.hosts)
+        bandwidth = min(host.memory_bandwidth for host in self._kinds)
         return self.launch_seconds + max(work.flops / rate, work.nbytes / bandwidth)
+
+    @cached_property
+    def _kinds(self) -> frozenset[Host]:
+        """The hosts that differ: a planner asks a million times, and a cluster has a thousand."""
+        return frozenset(self.cluster.hosts)
 
     def collective(self, kind: str, nbytes: float, devices: tuple[int, ...]) -> float:
         check_collective(kind, nbytes, devices)

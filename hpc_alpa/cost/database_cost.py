@@ -18,7 +18,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,9 +72,19 @@ class DatabaseCost:
 
     def compute_spread(self, work: Work) -> Spread:
         """As `compute`, with the quartiles of the measurement; of the slowest host."""
-        loads = {Load.of(host.devices, host.cores) for host in self.cluster.hosts}
-        spreads = [self._compute(work, load) for load in loads]
-        return max(spreads, key=lambda s: s.median)
+        known = self._prices.get(work)  # a planner asks of few works, each thousands of times
+        if known is None:
+            spreads = [self._compute(work, load) for load in self._loads]
+            known = self._prices[work] = max(spreads, key=lambda s: s.median)
+        return known
+
+    @cached_property
+    def _prices(self) -> dict[Work, Spread]:
+        return {}
+
+    @cached_property
+    def _loads(self) -> frozenset[Load]:
+        return frozenset(Load.of(host.devices, host.cores) for host in self.cluster.hosts)
 
     def _compute(self, work: Work, load: Load) -> Spread:
         name = operator_class(work.op)
@@ -182,8 +192,7 @@ def _model(name: str, dtype: str, samples: list[Sample]) -> Model:
         return lambda work: line.at(work.nbytes)
     points = pooled(samples, lambda s: (s["batch"], s["m"], s["n"], s["k"]))
     matmul = MatmulModel.of([(d, spread_of(q)) for d, q in points], _itemsize(dtype))
-    at = lru_cache(maxsize=4096)(matmul.at)  # a plan asks for few dims, each thousands of times
-    return lambda work: at(_dims(work))
+    return lambda work: matmul.at(_dims(work))
 
 
 def _dims(work: Work) -> tuple[int, ...]:

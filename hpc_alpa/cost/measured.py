@@ -22,7 +22,9 @@ def measured_cluster(
     Raises:
         CostError: a rate or a link that is needed was not measured.
     """
-    cores = int(dict(database.machine)["cores"])
+    last = dict(database.runs[-1].facts) if database.runs else {}
+    # A batch system may have given the run fewer cores than the machine has.
+    cores = int(last.get("cores_usable", dict(database.machine)["cores"]))
     load = Load.of(max(ranks_per_host), cores)
     here = [s for s in database.samples if s.group == "operators" and _under(s, load)]
     flops: dict[str, float] = {}
