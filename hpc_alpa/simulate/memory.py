@@ -87,8 +87,9 @@ class _Replay:
         self.names: dict[int, int] = {}  # how many names a storage has
         self.nbytes: dict[int, int] = {}
         self.fresh = count()
-        self.live = 0
-        self.staged: dict[str, int] = {}  # copies that messages under way are made of
+        self.live = 0  # bytes of all storages
+        self.staged: dict[str, int] = {}  # ticket: bytes of a copy that its message is made of
+        self.copies = 0  # bytes of all of these
         self.peak = 0
         for p in program.inputs:
             self.allocate(p.buffer, p.type)
@@ -103,8 +104,7 @@ class _Replay:
         return Memory(tuple(after), self.peak)
 
     def note(self, temporary: int = 0) -> None:
-        now = self.live + temporary + sum(self.staged.values())
-        self.peak = max(self.peak, now)
+        self.peak = max(self.peak, self.live + self.copies + temporary)
 
     # ------------------------------------------------------------------------------------ names
     def allocate(self, name: str, type: TensorType, layout: Layout | None = None) -> None:
@@ -226,9 +226,10 @@ class _Replay:
         tile = self.tiles[i.buffer]
         if not _window(tile.layout, i.region).is_contiguous:
             self.staged[i.ticket] = i.nbytes
+            self.copies += i.nbytes
 
     def wait(self, i: Wait) -> None:
-        self.staged.pop(i.ticket, None)
+        self.copies -= self.staged.pop(i.ticket, 0)
 
     def frees(self, i: Free) -> None:
         for n in i.buffers:
