@@ -102,9 +102,13 @@ def test_dtypes_are_priced_by_rule_or_refused():
     both = priced(add_line(1e-6, 0) + add_line(2e-6, 0, dtype="float64"))
     assert both.compute(work("add", dtype="int64")) == pytest.approx(2e-6)
     assert both.compute(work("add", dtype="int32")) == pytest.approx(1e-6)
-    for dtype in ("float64", "bfloat16"):
-        with pytest.raises(CostError, match=rf"in {dtype} .*--resume --dtype {dtype}"):
-            single.compute(work("add", dtype=dtype))
+    assert single.compute(work("add", dtype="float64")) == pytest.approx(1e-6)
+    gelu = priced([operator("gelu", n, 1e-6) for n in SIZES])
+    assert gelu.compute(work("gelu", 8, dtype="float64")) == pytest.approx(1e-6)
+    with pytest.raises(CostError, match=r"in float64 .*--resume --dtype float64"):
+        gelu.compute(work("gelu", dtype="float64"))
+    with pytest.raises(CostError, match=r"in bfloat16 with .*; it has float32 with"):
+        gelu.compute(work("gelu", dtype="bfloat16"))
 
 
 def test_variants_are_averaged_and_repetitions_pooled():

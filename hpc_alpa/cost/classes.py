@@ -33,19 +33,27 @@ CLASSES: dict[str, str] = {
     "view": "operators that make a view on a host: one call, whatever the bytes",
 }
 
-# dtype: measured dtypes that price it, by bytes, first measured one. Such equations move bytes;
-# what they compute costs less. Floating dtypes are priced by their own samples only.
-PRICED_AS: dict[str, tuple[str, ...]] = {
-    "bool": ("float32", "float64"),
-    "int8": ("float32", "float64"),
-    "int16": ("float32", "float64"),
-    "int32": ("float32", "float64"),
-    "int64": ("float64", "float32"),
-    "uint8": ("float32", "float64"),
-    "uint16": ("float32", "float64"),
-    "uint32": ("float32", "float64"),
-    "uint64": ("float64", "float32"),
-}
+# Classes that move bytes and compute little: seconds follow the bytes, whatever their type.
+MOVING = frozenset({"copy", "elementwise", "gather", "reduce", "scatter_add", "view"})
+CALL_BYTES = 1024
+"""Work on no more bytes is one call of any type: a float64 learning rate beside float32 weights."""
+
+# measured dtypes that price integers and bools, of 4 bytes and less and of 8, in every class
+NARROW = ("float32", "float64")
+WIDE = ("float64", "float32")
+
+
+def priced_as(name: str, dtype: str, nbytes: float) -> tuple[str, ...]:
+    """Measured dtypes that price work of class `name` in `dtype`: the first that was measured.
+
+    The dtype itself; then, for integers, bools, MOVING classes and work of at most CALL_BYTES, a
+    floating dtype of its width or the other, by bytes. Matrix products and fused kernels on
+    floating arrays are priced by samples of their own dtype only.
+    """
+    is_floating = dtype.startswith(("float", "bfloat"))
+    if is_floating and name not in MOVING and nbytes > CALL_BYTES:
+        return (dtype,)
+    return (dtype, *(WIDE if dtype in ("float64", "int64", "uint64") else NARROW))
 
 
 def operator_class(op: str) -> str:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hpc_alpa.cluster import Cluster
-from hpc_alpa.cost.classes import PRICED_AS, operator_class
+from hpc_alpa.cost.classes import operator_class, priced_as
 from hpc_alpa.cost.database import PROFILER, Database
 from hpc_alpa.cost.interpolate import Curve, MatmulModel, spread_of
 from hpc_alpa.cost.protocol import ZERO, Spread, check_collective
@@ -88,7 +88,7 @@ class DatabaseCost:
 
     def _compute(self, work: Work, load: Load) -> Spread:
         name = operator_class(work.op)
-        for dtype in PRICED_AS.get(work.dtype, (work.dtype,)):
+        for dtype in priced_as(name, work.dtype, work.nbytes):
             variants = self._operators.get((name, dtype, load))
             if variants:
                 return _geometric_mean([model(work) for model in variants])
@@ -182,7 +182,7 @@ class DatabaseCost:
         ranks = self.cluster.num_devices
         launcher = f"mpirun -n {ranks} " if ranks > 1 else ""
         out = self.database.path or "FILE"
-        option = f" --dtype {dtype}" if dtype and dtype not in PRICED_AS else ""
+        option = f" --dtype {dtype}" if dtype.startswith("float") else ""
         return f"Measure it with: {launcher}{PROFILER} --out {out} --resume{option}"
 
 
