@@ -6,7 +6,8 @@ Cost        seconds of the equation on its slowest device, times how often it ru
                                                                                 -> Pricing.compute()
 Values      conversions from produced to needed specs, cheapest paths, paid once per window
                                                                                 -> _values()
-Ties        a new state leaf lies as the old one: the input reads it             -> _values()
+Ties        a new state leaf lies as the old one; the elementwise equations that update one
+            parameter lie alike, with its optimizer state                       -> _ties(), updates.py
 Memory      state, accumulators and copies that live all step, and what forward keeps for backward
             for the microbatches in flight                                      -> _memory()
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from hpc_alpa.plan.paths import Paths, key, price_on, write
 from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.plan.solve.problem import MemoryRow, Problem, Reader, Value, Window
 from hpc_alpa.plan.solve.solution import Solution
+from hpc_alpa.plan.updates import Updates, uniform
 from hpc_alpa.sharding import (
     ShardingSpec,
     Strategy,
@@ -70,6 +72,7 @@ class Pricing:
     mesh: DeviceMesh
     cost: Cost
     paths: Paths
+    seconds: dict[object, float] = field(default_factory=dict)
 
     @classmethod
     def on(cls, mesh: DeviceMesh, cost: Cost) -> Pricing:
@@ -77,6 +80,12 @@ class Pricing:
 
     def compute(self, e: Eqn, strategy: Strategy) -> float:
         """Seconds of one run of an equation, the all_reduces of a fused one included."""
+        key = (e.op.name, e.input_types, e.output.type, e.params, strategy.roles)
+        if key not in self.seconds:
+            self.seconds[key] = self._compute(e, strategy)
+        return self.seconds[key]
+
+    def _compute(self, e: Eqn, strategy: Strategy) -> float:
         shape = self.mesh.shape
         if not runs_in_phases(e, strategy):
             return self.cost.compute(local_work(e, strategy, shape))
@@ -201,11 +210,11 @@ class IntraOp:
 
     def choices_of_equation(self, e: Eqn) -> tuple[Strategy, ...]:
         mesh = self.pricing.mesh.shape
+        if e.output in self.updates.leader:
+            return uniform(e, specs_of(e.output.type, mesh), mesh, self.restrictions.strategy)
         found: dict[object, Strategy] = {}
         for s in strategies(e, mesh):
-            # An axis of one device has nothing to split.
-            idle = all(n > 1 or r == IDLE for n, r in zip(mesh, s.roles, strict=True))
-            if idle and self.restrictions.strategy(e, s):
+            if self._worthwhile(e, s) and self.restrictions.strategy(e, s):
                 at = (s.inputs, s.output)
                 if at not in found:
                     found[at] = s
@@ -218,6 +227,29 @@ class IntraOp:
                 "Choose another number of devices, or method='auto'"
             )
         return tuple(found.values())
+
+    def _worthwhile(self, e: Eqn, s: Strategy) -> bool:
+        """Leave out what no plan would choose: it keeps the program small.
+
+        An axis of one device has nothing to split; a product of a partial operand is the whole
+        product on every device; partial maxima travel only where a maximum is reduced.
+        """
+        for n, role in zip(self.pricing.mesh.shape, s.roles, strict=True):
+            if n == 1 and role != IDLE:
+                return False
+            if role[0] == "+" and e.op.name == "dot_general":
+                return False
+            if role[0] == ">" and not self.has_maximum:
+                return False
+        return True
+
+    @cached_property
+    def has_maximum(self) -> bool:
+        return any(e.op.name in ("reduce_max", "accumulate_max") for e in self.stage.graph.eqns)
+
+    @cached_property
+    def updates(self) -> Updates:
+        return Updates.of(self.stage)
 
     def choices_of_output(self, k: int) -> tuple[ShardingSpec, ...]:
         if k in self.output_pins:
@@ -250,6 +282,12 @@ class IntraOp:
                 ties[n_in + n_eq + k] = source
         for a, b in self.ties:
             ties[a] = b
+        nodes = self._nodes()
+        for v, leader in self.updates.leader.items():
+            ties[nodes[v]] = nodes[leader]
+        for v, leader in self.updates.inputs.items():
+            if self.input_specs[nodes[v]] == self.produced(nodes[leader]):
+                ties[nodes[v]] = nodes[leader]
         return ties
 
     # -------------------------------------------------------------------------------- values

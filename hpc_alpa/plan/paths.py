@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.cost import Cost
 from hpc_alpa.errors import PlanError
@@ -52,6 +55,7 @@ class Paths:
         self._distances: dict[
             tuple[TensorType, ShardingSpec], Mapping[ShardingSpec, tuple[float, Move | None]]
         ] = {}
+        self._matrices: dict[object, NDArray[np.float64]] = {}
 
     def _of(
         self, type: TensorType, source: ShardingSpec
@@ -67,6 +71,19 @@ class Paths:
         """Seconds; infinite where the target does not exist on this mesh."""
         found = self._of(type, source).get(target)
         return float("inf") if found is None else found[0]
+
+    def matrix(
+        self,
+        type: TensorType,
+        sources: tuple[ShardingSpec, ...],
+        targets: tuple[ShardingSpec, ...],
+    ) -> NDArray[np.float64]:
+        """Seconds from each source to each target."""
+        at = (type, sources, targets)
+        if at not in self._matrices:
+            rows = [[self.cost(type, p, t) for t in targets] for p in sources]
+            self._matrices[at] = np.array(rows)
+        return self._matrices[at]
 
     def path(
         self, type: TensorType, source: ShardingSpec, target: ShardingSpec

@@ -142,12 +142,11 @@ def _microbatches(request: Request, method: Method | None) -> list[int]:
         # Enough microbatches to fill the pipeline, where the batch allows it.
         wanted = 1 if method.stages == 1 else 4 * method.stages
         return [max(b for b in range(1, wanted + 1) if rows % b == 0)]
-    largest = 4 * request.num_devices
-    return [b for b in _powers(largest) if rows % b == 0]
-
-
-def _powers(largest: int) -> list[int]:
-    return [2**k for k in range(largest.bit_length()) if 2**k <= largest]
+    # A pipeline over all devices is 50 to 80 % full with as many microbatches, or twice as many.
+    wanted = {1, request.num_devices, 2 * request.num_devices}
+    if request.memory is not None:
+        wanted |= {4 * request.num_devices, 8 * request.num_devices}
+    return sorted({max(b for b in range(1, w + 1) if rows % b == 0) for w in wanted})
 
 
 def _schedules(request: Request, slices: Slices) -> list[str]:

@@ -16,7 +16,7 @@ from hpc_alpa.errors import TracingError
 from hpc_alpa.ir.build import Builder
 from hpc_alpa.ir.graph import Eqn, Graph, Var
 from hpc_alpa.sharding.spec import ShardingSpec, local_shape
-from hpc_alpa.sharding.strategies import IDLE, Strategy, strategies
+from hpc_alpa.sharding.strategies import IDLE, Strategy, apply_roles, possible_roles, rule_of
 from hpc_alpa.transform.simplify import simplify
 
 PREPARE, FORWARD, BACKWARD, APPLY = "prepare", "forward", "backward", "apply"
@@ -102,6 +102,15 @@ class _DependsOnInputsOnly(Exception):
         self.value = value
 
 
+def time_strategies(e: Eqn, num_slots: int) -> tuple[Strategy, ...]:
+    """The ways to run an equation over slots of time; one slot is a split too."""
+    rule = rule_of(e)
+    single = [f for f, n in rule.sizes.items() if n == 1 and not rule.marked(f, "^")]
+    roles = [*possible_roles(rule), *(single if num_slots == 1 else [])]
+    found = (apply_roles(rule, (r,), (num_slots,)) for r in roles)
+    return tuple(s for s in found if s is not None)
+
+
 def analyse(graph: Graph, batch: frozenset[Var], num_slots: int, pulled: set[Var]) -> Slots:
     """How every value lies over time. Values in `pulled` are computed before the loop."""
     mesh = (num_slots,)
@@ -155,7 +164,7 @@ def _fitting(
 ) -> Strategy | None:
     """The way to run an equation in one slot without communication between slots."""
     best: tuple[int, Strategy] | None = None
-    for s in strategies(e, mesh):
+    for s in time_strategies(e, mesh[0]):
         if s.roles[0] == IDLE:
             continue
         sliced = 0
@@ -192,7 +201,7 @@ def _make_in_slot(
     e = graph.producer.get(v)
     if e is None or v in consumed_whole or slots.role.get(v) is not None:
         return False
-    for s in strategies(e, mesh):
+    for s in time_strategies(e, mesh[0]):
         if s.output != need:
             continue
         pairs = list(zip(e.inputs, s.inputs, strict=True))
@@ -294,7 +303,7 @@ class _Writer:
 
     def _needs(self, e: Eqn, role: str) -> tuple[ShardingSpec, ...]:
         out = self.slots.spec[e.output]
-        for s in strategies(e, (self.num_slots,)):
+        for s in time_strategies(e, self.num_slots):
             if s.roles == (role,) and s.output == out:
                 return s.inputs
         raise AssertionError((e, role))
