@@ -17,5 +17,6 @@ from hpc_alpa.ops import (
 from hpc_alpa.ops.rule import Rule
 
 __all__ = [
-    "TABLE", "Rule", "boundary", "contraction", "elementwise", "fused", "indexing", "movement", "reduction", "source",
+    "TABLE", "Rule", "boundary", "contraction", "elementwise", "fused", "indexing", "movement",
+    "reduction", "source",
 ]  # fmt: skip

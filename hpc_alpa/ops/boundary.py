@@ -1,6 +1,6 @@
 """Equations at the border of the microbatch loop.
 
-    enter       a value of the whole step, read in every slot; a conversion before it costs once a step
+    enter       a value of the whole step, read in every slot; converted before it once a step
     slot        the rows of one slot of a value whose dim is split over time
     accumulate  the sum (or maximum) over the slots of a value that each slot has a term of
     stack       the rows of all slots, put together again
@@ -40,7 +40,7 @@ def _time_rule(stacked: str) -> Any:
     def rule(inputs: Types, output: TensorType, params: Params) -> Rule:
         n = names(output.ndim)
         whole = side(f"({x} t^)" if d == params["dim"] else x for d, x in enumerate(n))
-        sizes = (("t", params["slots"]),)
+        sizes: tuple[tuple[str, int], ...] = (("t", params["slots"]),)
         few = output if stacked == "input" else inputs[0]
         sizes += tuple(zip(n, few.shape, strict=True))
         text = f"{whole} -> {side(n)}" if stacked == "input" else f"{side(n)} -> {whole}"
@@ -52,7 +52,9 @@ def _time_rule(stacked: str) -> Any:
 def _single(c: Call, x: Any) -> Any:
     """The reference runs one slot only; the executor and the tests run the loop."""
     if c.params.get("slots", 1) != 1:
-        raise GraphError("a loop of several microbatches is run by the executor, not by a reference")
+        raise GraphError(
+            "a loop of several microbatches is run by the executor, not by a reference"
+        )
     return x
 
 

@@ -147,10 +147,10 @@ def reshape_rule(
     if 0 in source:
         # Nothing to split, and no products to refine.
         extents = (*source, *target)
-        factors = [f"k{n + 1}" for n in range(len(extents))]
-        marked = [f"{f}^" for f in factors]
+        numbered = [f"k{n + 1}" for n in range(len(extents))]
+        marked = [f"{f}^" for f in numbered]
         text = side(marked[: len(source)]) + " -> " + side(marked[len(source) :])
-        return text, tuple(zip(factors, extents, strict=True))
+        return text, tuple(zip(numbered, extents, strict=True))
     sizes: list[tuple[str, int]] = []
     left: list[list[str]] = [[] for _ in source]
     right: list[list[str]] = [[] for _ in target]
@@ -159,10 +159,6 @@ def reshape_rule(
         sizes.append((f"k{len(sizes) + 1}", extent))
         return sizes[-1][0] + mark
 
-    if 0 in source:
-        # Nothing to split, and no products to compare.
-        text = " -> ".join(side(new(n, "^") for n in shape) for shape in (source, target))
-        return text, tuple(sizes)
     for a, b in _segments(source, target):
         a = [d for d in a if source[d] > 1]
         b = [d for d in b if target[d] > 1]

@@ -110,15 +110,22 @@ def _grow_index(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     if len(shape) == 2 and shape[1] == CLASSES and d.rng.random() < 0.7:
         labels = d.input(shape[:1], "index")
         return [b.emit(d.rng.choice(["pick", "cross_entropy"]), v, labels)]
-    if len(shape) == 2 and d.rng.random() < 0.4:
-        logits = b.dot_general(v, d.input((shape[1], CLASSES)), equation="ab,bc->ac")
-        return [b.cross_entropy(logits, d.input(shape[:1], "index"))]
     if len(shape) > 1 and d.rng.random() < 0.5:
         indices = d.input(shape[:-1], "index")
         return [b.scatter_add(v, indices, type=v.type.with_shape((CLASSES, shape[-1])))]
     if len(shape) == 1 and d.rng.random() < 0.5:
         return [b.unpick(v, d.input(shape, "index"), type=v.type.with_shape((*shape, CLASSES)))]
     return [b.gather(d.input((CLASSES, d.extent())), d.input(d.shape(1, 2), "index"))]
+
+
+def _grow_cross_entropy(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
+    b, shape = d.b, v.type.shape
+    if not shape:
+        return []
+    rows = v.type.size // shape[-1]
+    x = b.reshape(v, type=v.type.with_shape((rows, shape[-1])))
+    logits = b.dot_general(x, d.input((shape[-1], CLASSES)), equation="ab,bc->ac")
+    return [b.cross_entropy(logits, d.input((rows,), "index"))]
 
 
 def _uniform(d: Drawing, type: TensorType) -> Var:
@@ -176,6 +183,7 @@ GROWERS: tuple[tuple[Grow, int], ...] = (  # and how often they are taken
     (_grow_concatenate, 1),
     (_grow_dot, 4),
     (_grow_index, 3),
+    (_grow_cross_entropy, 1),
     (_grow_select, 2),
     (_grow_source, 1),
     (_grow_cast, 1),
