@@ -22,7 +22,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 DTYPES = (*FLOATS, *INTEGERS, "bool")
 NCCL_CANNOT_REDUCE = ("int16", "uint16")
-SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (7,), (2, 3), (0,), (3, 0), (4, 129))
+SHAPES: tuple[tuple[int, ...], ...] = ((), (7,), (3, 0), (4, 129))
 
 
 def as_dtype(name: str) -> np.dtype[Any]:
@@ -63,12 +63,13 @@ def ops(dtype: str) -> tuple[str, ...]:
 
 
 def all_reduce(comm: Communicator, dtype: str) -> None:
+    bits = b""
     for salt, (shape, op) in enumerate(itertools.product(SHAPES, ops(dtype))):
         x = data(comm.rank, shape, dtype, salt)
         comm.all_reduce(x, op)
         close(x, [data(r, shape, dtype, salt) for r in range(comm.size)], op)
-        results = comm.all_gather_objects(x.tobytes())
-        assert len(set(results)) == 1, "the ranks have different bits"
+        bits += x.tobytes()
+    assert len(set(comm.all_gather_objects(bits))) == 1, "the ranks have different bits"
 
 
 def all_gather(comm: Communicator, dtype: str) -> None:
