@@ -237,11 +237,14 @@ define(
 
 
 def run_flat(name: str) -> Callable[..., Any]:
-    """A kernel over flat arrays of one shape: `kernels.<name>(*arrays, out)`."""
+    """A kernel over flat arrays of one shape, 0-d ones spread: `kernels.<name>(*arrays, out)`."""
 
     def kernel(backend: Any, c: Call, *arrays: Any) -> Any:
         out = backend.empty(c.type.shape, c.type.dtype)
-        flat = [backend.contiguous(x).reshape(-1) for x in arrays]
+        whole = (
+            x if x.shape == out.shape else backend.xp.broadcast_to(x, out.shape) for x in arrays
+        )
+        flat = [backend.contiguous(x).reshape(-1) for x in whole]
         backend.kernels[name](*flat, out=out.reshape(-1))
         return out
 
