@@ -20,8 +20,8 @@ from hpc_alpa.plan.solve.problem import (
 
 _SWEEPS = 20
 _ROUNDS = 24
+_RISE, _SMALL_RISE = 2.0, 1.3  # of the prices: from nothing, and from good ones
 _FIRST_PRICE = 0.05  # of the objective, for the whole of a limit
-_RISE = 1.3
 _ROUNDING = 1e-9
 
 
@@ -87,6 +87,7 @@ def feasible(
     first = problem.choice_offset[-1]
     nbytes = problem.row_matrix[:, :first]
     price = np.zeros(len(problem.rows)) if prices is None else prices
+    rise = _RISE if prices is None else _SMALL_RISE
     x: Sequence[int] = [int(cost.argmin()) for cost in problem.costs]
     for _ in range(_ROUNDS):
         extra = np.split(nbytes.T @ price, problem.choice_offset[1:-1])
@@ -102,7 +103,7 @@ def feasible(
         x = assignment.choices
         least = _FIRST_PRICE * (abs(result.objective) if possible else 1.0)
         usual = least / np.maximum(problem.limits, 1.0)
-        price = np.where(over, np.maximum(_RISE * price, usual), price)
+        price = np.where(over, np.maximum(rise * price, usual), price)
     return None
 
 
@@ -131,7 +132,7 @@ def _cheap(problem: Problem, x: Sequence[int], costs: Sequence[FloatArray]) -> A
     """By elimination where its tables are small, then by descent."""
     bare = Problem(tuple(costs), problem.values)
     try:
-        x = eliminate.solve(bare, iterations=1).assignment.choices
+        x = eliminate.solve(bare, dense=1, iterations=1).assignment.choices
     except (WidthError, InfeasibleError):
         pass  # descent needs neither width nor a start without forbidden conversions
     return descend(problem, x, costs)

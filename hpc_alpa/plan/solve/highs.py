@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hpc_alpa.errors import PlanError
+from hpc_alpa.errors import InfeasibleError, PlanError
 from hpc_alpa.plan.solve import eliminate
 from hpc_alpa.plan.solve.contract import WidthError
 from hpc_alpa.plan.solve.heuristic import descend, feasible
@@ -24,7 +24,7 @@ from hpc_alpa.plan.solve.solution import Solution
 
 _ROUNDING = 1e-9
 _SHARE = 0.2  # of the time that is left, for a start of the integer program
-_LEAST_SECONDS = 1.0  # for an assignment where time is over and none was found
+_GRACE = 10.0  # seconds for an assignment where time is over and none was found
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,6 @@ class Options:
     relative_gap: float = 1e-6
     absolute_gap: float = 0.0
     seconds: float = 60.0
-
-
-@dataclass(frozen=True)
-class _Best:
-    """The best assignment so far."""
-
-    objective: float = math.inf
-    assignment: Assignment | None = None
-
-    def with_candidate(self, problem: Problem, candidate: Assignment | None) -> "_Best":
-        if candidate is None:
-            return self
-        result = evaluate(problem, candidate)
-        fits = bool((result.memory <= problem.limits * (1 + _ROUNDING)).all())
-        if fits and result.objective < self.objective:
-            return _Best(result.objective, candidate)
-        return self
 
 
 def solve(problem: Problem, options: Options | None = None) -> Solution:
@@ -66,84 +49,100 @@ def solve(problem: Problem, options: Options | None = None) -> Solution:
     options = options or Options()
     clock = Clock(options.seconds)
     reduced = reduce(problem)
-    small = reduced.problem
-    model = build(small)
+    search = _Search(reduced.problem, options, clock)
     clock.lap("build")
-
-    program = LazyProgram(model)
-    outcome, bound = program.relax(clock)
-    bound = max(bound, sum(float(cost.min()) for cost in small.costs))
+    search.relax()
     clock.lap("relaxation")
-    if outcome.infeasible:
-        raise explain(small, model)
-    best = _Best()
-    if outcome.columns is not None:
-        rounded = _assignment(small, model, outcome.columns)
-        best = best.with_candidate(small, rounded)
-        if not _proven(best, bound, options):
-            best = best.with_candidate(small, descend(small, rounded.choices, small.costs))
-        if not _proven(best, bound, options):
-            best, bound = _improved(small, best, bound, program.prices(outcome), options, clock)
-    if not _proven(best, bound, options) and clock.left > 0:
-        start = None
-        if best.assignment is not None:
-            start = small.choice_offset[:-1] + np.array(best.assignment.choices)
-        outcome, integral_bound = program.solve(
-            clock, options.relative_gap, options.absolute_gap, start
-        )
-        bound = max(bound, integral_bound)
+    if not search.proven and clock.left > 0:
+        search.improve(_SHARE * clock.left)
+        clock.lap("heuristics")
+    if not search.proven and clock.left > 0:
+        search.branch()
         clock.lap("integer program")
-        if outcome.infeasible:
-            raise explain(small, model)
-        if outcome.columns is not None:
-            best = best.with_candidate(small, _assignment(small, model, outcome.columns))
-    if best.assignment is None:
-        best, bound = _improved(small, best, bound, None, options, clock)
-    if best.assignment is None:
+    if search.best is None:
+        search.improve(_GRACE)
+        clock.lap("heuristics")
+    if search.best is None:
         raise PlanError(
             f"no assignment of {len(problem.costs)} nodes under {len(problem.rows)} memory rows "
             f"was found in {options.seconds:g} s, nor proven impossible: allow more seconds"
         )
-    assignment = reduced.expand(best.assignment)
-    return Solution.of(
-        evaluate(problem, assignment).objective,
-        bound,
-        assignment,
-        max(options.relative_gap, _ROUNDING),
-        clock.phases,
-        options.absolute_gap,
-    )
+    assignment = reduced.expand(search.best)
+    objective = evaluate(problem, assignment).objective
+    gap = max(options.relative_gap, _ROUNDING)
+    return Solution.of(objective, search.bound, assignment, gap, clock.phases, options.absolute_gap)
 
 
-def _improved(
-    problem: Problem,
-    best: _Best,
-    bound: float,
-    prices: FloatArray | None,
-    options: Options,
-    clock: Clock,
-) -> tuple[_Best, float]:
-    """A better assignment and bound without HiGHS: by elimination, and by prices on the memory."""
-    seconds = max(_LEAST_SECONDS, _SHARE * clock.left)
-    if prices is None or not prices.any():
-        bare = replace(problem, rows=())
-        try:
-            found = eliminate.solve(bare, relative_gap=options.relative_gap, seconds=seconds)
-        except WidthError:
-            pass  # the descent below needs no tables
-        else:
-            best = best.with_candidate(problem, complete(problem, found.assignment.choices))
-            bound = max(bound, found.bound)
-    if best.assignment is None:
-        best = best.with_candidate(problem, feasible(problem, prices, seconds))
-    clock.lap("heuristics")
-    return best, bound
+class _Search:
+    """The best assignment of a problem without ties, and the bound, so far."""
 
+    def __init__(self, problem: Problem, options: Options, clock: Clock) -> None:
+        self._problem, self._options, self._clock = problem, options, clock
+        self._model = build(problem)
+        self._program = LazyProgram(self._model)
+        self._prices: FloatArray | None = None
+        self._objective = math.inf
+        self.best: Assignment | None = None
+        self.bound = sum(float(cost.min()) for cost in problem.costs)
 
-def _proven(best: _Best, bound: float, options: Options) -> bool:
-    gap = best.objective - bound
-    relative = max(options.relative_gap, _ROUNDING) * abs(best.objective)
-    return best.assignment is not None and gap <= max(relative, options.absolute_gap)
+    @property
+    def proven(self) -> bool:
+        gap = max(self._options.relative_gap, _ROUNDING) * abs(self._objective)
+        allowed = max(gap, self._options.absolute_gap)
+        return self.best is not None and self._objective - self.bound <= allowed
+
+    def relax(self) -> None:
+        """The linear relaxation: a bound, and where it is integral the optimum."""
+        outcome, bound = self._program.relax(self._clock)
+        if outcome.infeasible:
+            raise explain(self._problem, self._model)
+        self.bound = max(self.bound, bound)
+        if outcome.columns is not None:
+            self._prices = self._program.prices(outcome)
+            rounded = _assignment(self._problem, self._model, outcome.columns)
+            self._offer(rounded)
+            if not self.proven:
+                self._offer(descend(self._problem, rounded.choices, self._problem.costs))
+
+    def improve(self, seconds: float) -> None:
+        """By elimination where no memory row binds, else by prices on the memory."""
+        if self._prices is None or not self._prices.any():
+            bare = replace(self._problem, rows=())
+            gap = self._options.relative_gap
+            try:
+                found = eliminate.solve(bare, relative_gap=gap, seconds=seconds)
+            except WidthError:
+                pass  # the descent below needs no tables
+            except InfeasibleError as error:
+                raise explain(self._problem, self._model) from error
+            else:
+                self.bound = max(self.bound, found.bound)
+                self._offer(complete(self._problem, found.assignment.choices))
+        if self.best is None:
+            self._offer(feasible(self._problem, self._prices, seconds))
+
+    def branch(self) -> None:
+        """Branch and bound, from the best assignment."""
+        start = None
+        if self.best is not None:
+            start = self._problem.choice_offset[:-1] + np.array(self.best.choices)
+        outcome, bound = self._program.solve(
+            self._clock, self._options.relative_gap, self._options.absolute_gap, start
+        )
+        if outcome.infeasible:
+            raise explain(self._problem, self._model)
+        self.bound = max(self.bound, bound)
+        if outcome.columns is not None:
+            self._offer(_assignment(self._problem, self._model, outcome.columns))
+
+    def _offer(self, candidate: Assignment | None) -> None:
+        """Keep the candidate if it fits and is better."""
+        if candidate is None:
+            return
+        result = evaluate(self._problem, candidate)
+        fits = bool((result.memory <= self._problem.limits * (1 + _ROUNDING)).all())
+        if fits and result.objective < self._objective:
+            self._objective, self.best = result.objective, candidate
 
 
 def _assignment(problem: Problem, model: Model, columns: FloatArray) -> Assignment:
