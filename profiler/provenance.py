@@ -15,6 +15,7 @@ from hpc_alpa.cost import Run, machine_facts
 from hpc_alpa.profiler.setting import Setting
 
 LIBRARIES = ("hpc_alpa", "h5py", "mpi4py", "numba", "numpy", "scipy", "threadpoolctl")
+BLAS_KEYS = ("name", "version", "openblas configuration")
 # What changes how fast the libraries are.
 ENVIRONMENT = (
     "HPC_ALPA_",
@@ -41,11 +42,14 @@ def run_facts(setting: Setting, hosts: Sequence[str]) -> Run:
 
     variables = {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT)}
     config: Any = np.show_config(mode="dicts")
+    built = config.get("Build Dependencies", {}).get("blas", {})
+    told = {key: built[key] for key in BLAS_KEYS if key in built}
+    program = "python -m hpc_alpa.profiler" if "profiler" in sys.argv[0] else sys.argv[0]
     return Run.of(
         **{f"machine_{key}": value for key, value in machine_facts().items()},
-        blas=json.dumps(config.get("Build Dependencies", {}).get("blas", {}), default=str),
+        blas=json.dumps(told),
         cores_usable=setting.cores,
-        command=" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        command=" ".join([program, *sys.argv[1:]]),
         date=datetime.now(UTC).isoformat(),
         environment=json.dumps(variables, sort_keys=True),
         hosts_sha256=" ".join(dict.fromkeys(hosts)),
