@@ -16,7 +16,21 @@ from hpc_alpa.ir.types import TensorType
 from hpc_alpa.lower.buffers import rest
 from hpc_alpa.lower.check import check
 from hpc_alpa.lower.deadlock import AGREE
-from hpc_alpa.lower.program import COLLECTIVES, AllGather, AllReduce, Free, Program, Run, Send, Wait
+from hpc_alpa.lower.program import (
+    COLLECTIVES,
+    AllGather,
+    AllReduce,
+    Body,
+    Broadcast,
+    Free,
+    Program,
+    Recv,
+    ReduceScatter,
+    Run,
+    Send,
+    Wait,
+)
+from tests.helpers.lowered import lowered
 from tests.helpers.programs import (
     Rank,
     data_parallel,
@@ -459,6 +473,141 @@ def test_random_mutations_are_refused_or_harmless(kind: str) -> None:
 def _harmless(i: object) -> bool:
     """Without its sum of microbatch m, or with it twice, a program is wrong but well formed."""
     return isinstance(i, Run) and i.body in ("forward", "backward", "slot")
+
+
+# ------------------------------------------------------------------------- mutations of real steps
+PIPELINE = ("mlp", "dp2pp2", 4, 4, "1f1b", "broadcast")
+REAL = [PIPELINE, ("mlp", "tp2pp2", 4, 2, "gpipe", "send_recv"), ("mlp", "dp2tp2", 4, 2)]
+
+
+@pytest.mark.parametrize("case", REAL, ids=lambda c: "-".join(map(str, c)))
+def test_lowered_programs_pass(case: tuple[str, str, int, int]) -> None:
+    check(lowered(*case).programs)
+
+
+def places(programs: Sequence[Program], kind: type | tuple[type, ...]) -> list[tuple[int, int]]:
+    found = [
+        (p.rank, k) for p in programs for k, i in enumerate(p.instructions) if isinstance(i, kind)
+    ]
+    assert found
+    return found
+
+
+def moved(programs: Sequence[Program], rank: int, k: int, to: int) -> list[Program]:
+    """Instruction k of a rank stands before the one that was at `to`."""
+    p = next(p for p in programs if p.rank == rank)
+    instructions = list(p.instructions)
+    i = instructions.pop(k)
+    instructions.insert(to if to < k else to - 1, i)
+    new = replace(p, instructions=tuple(instructions))
+    return [new if q.rank == rank else q for q in programs]
+
+
+def test_lowered_missing_receive() -> None:
+    programs = lowered(*PIPELINE).programs
+    for rank, k in places(programs, Recv):
+        i = programs[rank].instructions[k]
+        assert isinstance(i, Recv)
+        wait = programs[rank].instructions.index(Wait(i.ticket))
+        bad = changed(programs, rank, (k, k + 1, []), (wait, wait + 1, []))
+        refused(bad, "has no receive at rank|is sent, .* expected")
+
+
+def test_lowered_swapped_receives() -> None:
+    """Receives of one channel from one peer, often of equal size; then only their names tell."""
+    swapped = 0
+    for programs in (lowered(*case).programs for case in REAL[:2]):
+        for rank, k in places(programs, Recv):
+            instructions = programs[rank].instructions
+            first = instructions[k]
+            assert isinstance(first, Recv)
+            for j in range(k + 1, instructions.index(Wait(first.ticket))):
+                second = instructions[j]
+                if not isinstance(second, Recv) or second.peer != first.peer:
+                    continue
+                bad = changed(programs, rank, (k, k + 1, [second]), (j, j + 1, [first]))
+                if second.channel == first.channel:
+                    refused(bad, f"rank {rank}, instruction", "expected|differ", "match in order")
+                    swapped += 1
+                else:
+                    check(bad)
+    assert swapped
+
+
+def test_lowered_cycle_of_sends() -> None:
+    """1F1B sends both ways at once: waiting behind each send locks the stages."""
+    programs: list[Program] = list(lowered(*PIPELINE).programs)
+    for p in list(programs):
+        instructions = list(p.instructions)
+        for k in [k for k, i in enumerate(instructions) if isinstance(i, Send)]:
+            i = p.instructions[k]
+            assert isinstance(i, Send)
+            wait = Wait(i.ticket)
+            instructions.remove(wait)
+            instructions.insert(instructions.index(i) + 1, wait)
+        programs[p.rank] = replace(p, instructions=tuple(instructions))
+    text = refused(programs, "programs deadlock: rank 0 waits at", "send", "to start", "recv")
+    assert "in a circle" in text and "rank 3 waits" in text
+
+
+def test_lowered_use_after_free_and_double_free_and_leak() -> None:
+    made = lowered(*PIPELINE).programs
+    early = 0
+    for rank, k in places(made, Free):
+        freed = made[rank].instructions[k]
+        assert isinstance(freed, Free)
+        refused(changed(made, rank, (k, k, [freed])), "has freed; free it once")
+        refused(changed(made, rank, (k, k + 1, [])), f"rank {rank}: .* live to the end")
+        # Before the instruction that it stood behind.
+        refused(moved(made, rank, k, k - 1), f"rank {rank}, instruction {k - 1}|{k}",
+                "reads|frees|writes|lies in")  # fmt: skip
+        early += 1
+    assert early > 20
+
+
+def test_lowered_messages_under_way() -> None:
+    programs = lowered(*PIPELINE).programs
+    for rank, k in places(programs, (Send, Recv)):
+        i = programs[rank].instructions[k]
+        assert isinstance(i, (Send, Recv))
+        freed = changed(programs, rank, (k + 1, k + 1, [Free((i.buffer,))]))
+        refused(freed, f"instruction {k + 1} ", f"frees {re.escape(i.buffer)}", "still")
+        body = {"again": Body("again", (kernel("full", [], i.buffer, value=0.0),))}
+        p = programs[rank]
+        p = edited(replace(p, bodies={**p.bodies, **body}), (k + 1, k + 1, [Run("again", None)]))
+        refused([p if q.rank == rank else q for q in programs], "writes", "still")
+        wait = programs[rank].instructions.index(Wait(i.ticket))
+        refused(changed(programs, rank, (wait, wait + 1, [])), "is never waited for")
+        if isinstance(i, Recv) and wait + 1 < len(programs[rank].instructions):
+            after = programs[rank].instructions[wait + 1]
+            if isinstance(after, Run):
+                refused(moved(programs, rank, wait, wait + 2), "reads", "still receives into")
+
+
+@pytest.mark.parametrize("case", REAL[1:], ids=lambda c: "-".join(map(str, c)))
+def test_lowered_collectives(case: tuple[str, str, int, int]) -> None:
+    programs = lowered(*case).programs
+    seen = set()
+    for rank, k in places(programs, COLLECTIVES):
+        i = programs[rank].instructions[k]
+        assert isinstance(i, (AllGather, AllReduce, ReduceScatter, Broadcast))
+        seen.add(type(i))
+        changes: list[dict[str, object]] = [{"nbytes": i.nbytes + 4}, {"group": i.group[::-1]}]
+        changes += [{"op": "max"}] if isinstance(i, (AllReduce, ReduceScatter)) else []
+        changes += [{"dims": (7,)}] if isinstance(i, (AllGather, ReduceScatter)) else []
+        for change in changes:
+            new = replace(i, **change)  # type: ignore[arg-type]
+            refused(changed(programs, rank, (k, k + 1, [new])), f"differ in {next(iter(change))}")
+        if isinstance(i, Broadcast):
+            continue
+        # The rank computes on its own part instead.
+        names = dict(zip(i.targets, i.sources, strict=True))
+        own = Body("own", tuple(kernel("neg", [s], t) for t, s in names.items()))
+        p = programs[rank]
+        p = edited(replace(p, bodies={**p.bodies, "own": own}), (k, k + 1, [Run("own", None)]))
+        bad = [p if q.rank == rank else q for q in programs]
+        refused(bad, f"programs deadlock.*for rank {rank}|differ in")
+    assert len(seen) > 1
 
 
 # ----------------------------------------------------------------------------------- how fast
