@@ -169,7 +169,8 @@ def test_error_of_one_rank_is_raised_together() -> None:
 
 def test_backend_by_name() -> None:
     comm = single()
-    assert backend("local", comm) is comm
+    assert backend("local", comm) is comm and backend("mpi", comm) is comm
+    assert backend("null", comm).size == 1
     with pytest.raises(CommError, match="backend 'gloo' is unknown; choose one of local, mpi"):
         backend("gloo", comm)
     with pytest.raises(CommError, match="Start the ranks with mpirun"):

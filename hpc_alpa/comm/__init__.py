@@ -27,12 +27,12 @@ def _local(control: Communicator) -> Communicator:
 
 
 def _mpi(control: Communicator) -> Communicator:
-    from hpc_alpa.comm.mpi import MpiCommunicator, world
+    if control.size == 1:
+        return control  # nobody to talk to: works without MPI
+    from hpc_alpa.comm.mpi import MpiCommunicator
 
     if isinstance(control, MpiCommunicator):
         return control
-    if control.size == 1:
-        return world()
     raise CommError(
         f"comm.BACKENDS['mpi']: the control communicator is a {type(control).__name__} of"
         f" {control.size} ranks, expected an MpiCommunicator. Start the ranks with mpirun or srun."

@@ -107,9 +107,13 @@ def abort(code: int) -> NoReturn:
 def _on_exception(
     kind: type[BaseException], value: BaseException, trace: TracebackType | None
 ) -> None:
-    _print(f"{rank_label()} {_text(kind, value, trace)}")
     if isinstance(value, LaunchError):
+        # It says what to do, and every rank has it: rank 0 says it in full.
+        text = f"{rank_label()} LaunchError: {value}\n"
+        _print(text if rank_label() == "[rank 0]" else text.splitlines(keepends=True)[0])
         _leave_unlaunched()
+    else:
+        _print(f"{rank_label()} {_text(kind, value, trace)}")
     abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
 
@@ -164,8 +168,11 @@ def _on_exit() -> None:
     from hpc_alpa.comm.mpi_library import MPI, meet, start
 
     start()
-    everybody_came = _meet_at_exit(seconds) if _meet_at_exit else meet(MPI.COMM_WORLD, seconds)
-    if everybody_came:
+    try:
+        met = _meet_at_exit(seconds) if _meet_at_exit else meet(MPI.COMM_WORLD, seconds)
+    except MPI.Exception:  # another rank is elsewhere, in another collective
+        met = False
+    if met:
         MPI.Finalize()
         faulthandler.cancel_dump_traceback_later()
         return

@@ -144,7 +144,7 @@ def check_library(found: Place, version: str) -> None:
         return
     raise LaunchError(
         f"{_started(found)},"
-        f" but mpi4py runs on {_first_line(version)}, which does not understand it.\n"
+        f" but mpi4py runs on {_short(version)}, which does not understand it.\n"
         f"  Start the job with {LIBRARIES[name].start},\n"
         f"  or install mpi4py for {' or '.join(wanted)}."
     )
@@ -162,7 +162,7 @@ def check_size(found: Place, world_size: int, version: str) -> None:
     start = LIBRARIES[name].start if name else "the mpiexec that belongs to this MPI library"
     raise LaunchError(
         f"{_started(found)},"
-        f" but MPI_COMM_WORLD has size {world_size}: {_first_line(version)} did not take part.\n"
+        f" but MPI_COMM_WORLD has size {world_size}: {_short(version)} did not take part.\n"
         f"  Start the job with {start}."
     )
 
@@ -182,5 +182,6 @@ def _number(environment: Mapping[str, str], variable: str) -> int | None:
         raise LaunchError(f"{variable}={text!r} is not a number; who has set it?") from None
 
 
-def _first_line(version: str) -> str:
-    return version.splitlines()[0].strip("\0 ") if version else "an unknown library"
+def _short(version: str) -> str:
+    line = version.strip("\0").partition("\n")[0].partition(",")[0]
+    return " ".join(line.split()) or "an unknown library"
