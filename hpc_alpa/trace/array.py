@@ -185,12 +185,11 @@ class TracedArray:
     argmin = _method("argmin")
     argpartition = _method("argpartition")
     argsort = _method("argsort")
-    astype = _method("astype")
     choose = _method("choose")
     clip = _method("clip")
     compress = _method("compress")
-    conj = _method("conjugate")
-    conjugate = _method("conjugate")
+    conj = _method("real")
+    conjugate = _method("real")
     copy = _method("copy")
     cumprod = _method("cumprod")
     cumsum = _method("cumsum")
@@ -212,6 +211,10 @@ class TracedArray:
     take = _method("take")
     trace = _method("trace")
     var = _method("var")
+
+    def astype(self, dtype: Any, *args: Any, **options: Any) -> TracedArray:
+        """As `numpy.ndarray.astype`; order, casting and copy change no values."""
+        return self.recording.lift(self, np.dtype(dtype))
 
     def flatten(self, order: str = "C") -> Any:
         """As `numpy.ndarray.flatten`."""
@@ -257,6 +260,8 @@ class TracedArray:
     __complex__ = _refusing("complex()", "keep the traced array in the expression")
     __contains__ = _refusing("`in`", "write (x == value).any()")
     __delitem__ = _refusing("`del x[...]`", IN_PLACE)
+    __dlpack__ = _refusing("from_dlpack()", MEMORY)
+    __dlpack_device__ = _refusing("from_dlpack()", MEMORY)
     __float__ = _refusing(
         "float() or a function of the module math",
         "keep the traced array in the expression: x ** 0.5, np.exp(x)",

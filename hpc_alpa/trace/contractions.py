@@ -6,7 +6,6 @@ operand and not in the output is summed before, a unit dim that meets a longer o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -31,6 +30,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # -------------------------------------------------------------------------------- labelled products
 def contract(x: TracedArray, xs: Labels, y: TracedArray, ys: Labels, out: Labels) -> TracedArray:
     """Sum of x * y over the labels that are not in `out`; both of one dtype."""
+    if x.type.dtype == "bool":  # true where any product is
+        counted = contract(x.recording.lift(x, "int64"), xs, x.recording.lift(y, "int64"), ys, out)
+        return x.recording.lift(counted, "bool")
     x, xs, y, ys = *_without_units(x, xs, y, ys), *_without_units(y, ys, x, xs)
     x, xs = _summed(x, xs, {*ys, *out})
     y, ys = _summed(y, ys, {*xs, *out})
@@ -63,7 +65,8 @@ def _summed(x: TracedArray, xs: Labels, needed: set[Hashable]) -> tuple[TracedAr
     axes = tuple(k for k, label in enumerate(xs) if label not in needed)
     if not axes:
         return x, xs
-    return x.recording.emit("reduce_sum", x, axes=axes), [c for c in xs if c in needed]
+    op = "reduce_max" if x.type.dtype == "bool" else "reduce_sum"
+    return x.recording.emit(op, x, axes=axes), [c for c in xs if c in needed]
 
 
 def _with_units(x: TracedArray, xs: Labels, out: Labels) -> TracedArray:
@@ -229,7 +232,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> TracedArray:
     xs: list[Hashable] = [("x", d) for d in range(n)]
     ys: list[Hashable] = [("y", d) for d in range(m)]
     for k, (i, j) in enumerate(zip(left, right)):
-        xs[i] = ys[j] = k + math.inf
+        xs[i] = ys[j] = ("k", k)
     contracted = {xs[i] for i in left}
     out = [c for c in (*xs, *ys) if c not in contracted]
     return _function("tensordot", lambda n, m: (xs, ys, out))(a, b)

@@ -94,10 +94,7 @@ def require_no_promotion(
         for x, d in zip(operands, found)
         if isinstance(x, TracedArray) and _is_floating(d) and d.itemsize < 8
     ]
-    widest = max((d.itemsize for d in found if _is_floating(d)), default=0)
-    if not narrow or (result.itemsize < 8 and result.itemsize <= widest):
-        return
-    if result.itemsize < 8 and any(isinstance(d, np.dtype) and d.kind in "iu" for d in found):
+    if not narrow or (result.itemsize < 8 and not _widened_by_a_number(operands, found, result)):
         return
     cause, fix = _cause(operands, found, result)
     where = position()
@@ -105,6 +102,13 @@ def require_no_promotion(
         f"np.{name}{' at ' + where if where else ''} silently makes {result.name} of a traced "
         f"{narrow[0].type}, because of {cause}; {fix}; or pass allow_float64=True"
     )
+
+
+def _widened_by_a_number(
+    operands: Sequence[Any], found: Sequence[Descriptor], result: np.dtype[Any]
+) -> bool:
+    strong = [d for d in found if isinstance(d, np.dtype)]
+    return any(map(is_weak, operands)) and all(d.itemsize < result.itemsize for d in strong)
 
 
 def _cause(

@@ -69,8 +69,17 @@ def _only_bool(name: str, row: Row) -> Row:
     return lowered
 
 
+def _truths(row: Row) -> Row:
+    """A row on bools, for operands of any dtype."""
+    return lambda *xs: row(*(x.recording.lift(x, "bool") for x in xs))
+
+
 def _not(x: TracedArray) -> TracedArray:
     return compare(x, False, "eq")
+
+
+def _arithmetic(op: str, of_bools: str) -> Row:
+    return lambda x, y: x.recording.emit(of_bools if is_bool(x) else op, x, y)
 
 
 def _absolute(x: TracedArray) -> TracedArray:
@@ -161,7 +170,7 @@ def _sign(x: TracedArray) -> TracedArray:
 
 ROWS: dict[str, Row] = {  # alphabetical
     "absolute": _absolute,
-    "add": _emit("add"),
+    "add": _arithmetic("add", "max"),
     "bitwise_and": _only_bool("bitwise_and", _emit("min")),
     "bitwise_or": _only_bool("bitwise_or", _emit("max")),
     "bitwise_xor": _only_bool("bitwise_xor", _compare("ne")),
@@ -184,13 +193,13 @@ ROWS: dict[str, Row] = {  # alphabetical
     "log10": _scaled_log(10.0),
     "log1p": _log1p,
     "log2": _scaled_log(2.0),
-    "logical_and": _emit("min"),
-    "logical_not": _not,
-    "logical_or": _emit("max"),
-    "logical_xor": _compare("ne"),
+    "logical_and": _truths(_emit("min")),
+    "logical_not": _truths(_not),
+    "logical_or": _truths(_emit("max")),
+    "logical_xor": _truths(_compare("ne")),
     "maximum": _emit("max"),
     "minimum": _emit("min"),
-    "multiply": _emit("mul"),
+    "multiply": _arithmetic("mul", "min"),
     "negative": _emit("neg"),
     "not_equal": _compare("ne"),
     "positive": _same,
@@ -198,7 +207,7 @@ ROWS: dict[str, Row] = {  # alphabetical
     "reciprocal": _reciprocal,
     "sign": _sign,
     "sqrt": _emit("sqrt"),
-    "square": lambda x: x.recording.emit("mul", x, x),
+    "square": lambda x: _arithmetic("mul", "min")(x, x),
     "subtract": _emit("sub"),
     "tanh": _emit("tanh"),
 }

@@ -17,7 +17,7 @@ from hpc_alpa.trace.dtypes import common_dtype, require_no_promotion
 from hpc_alpa.trace.elementwise import compare, select
 from hpc_alpa.trace.movement import moveaxis
 from hpc_alpa.trace.recording import Recording, recording_of
-from hpc_alpa.trace.shapes import reshape_to, spread, window
+from hpc_alpa.trace.shapes import broadcast_to, reshape_to, spread, window
 
 
 # ---------------------------------------------------------------------------------- rows of a table
@@ -33,7 +33,8 @@ def _in_range(trace: Recording, index: Any, extent: int) -> TracedArray | np.nda
     """Indices with negative ones counted from the end. Those of a plain array are checked."""
     if isinstance(index, TracedArray):
         _require_integers(index)
-        traced = trace.own(index)
+        # A small index dtype may not hold the extent itself.
+        traced = trace.lift(index, None if index.dtype.itemsize > 2 else "int64")
         if traced.dtype.kind == "u":
             return traced
         fixed = trace.emit("add", traced, extent)
@@ -223,8 +224,8 @@ def take_along_axis(arr: TracedArray, indices: Any, axis: int | None = -1) -> Tr
     index = trace.lift(_in_range(trace, indices, x.shape[d]))
     x, index = moveaxis(x, d, -1), moveaxis(index, d, -1)
     lead = np.broadcast_shapes(x.shape[:-1], index.shape[:-1])
-    if lead != x.shape[:-1] or lead != index.shape[:-1]:
-        raise TracingError("np.take_along_axis: broadcast the array and the indices first")
+    x = broadcast_to(x, (*lead, x.shape[-1]))
+    index = broadcast_to(index, (*lead, index.shape[-1]))
     count, rows = index.shape[-1], int(np.prod(lead, dtype=np.int64))
     columns = reshape_to(index, (rows, count))
     table = reshape_to(x, (rows, x.shape[-1]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,8 @@ def _only_c(order: str) -> None:
 
 def filled_shape(x: TracedArray, shape: Any) -> tuple[int, ...]:
     """A shape argument as a tuple, with one -1 filled in."""
-    dims = (
-        (shape.__index__(),) if not isinstance(shape, Sequence) else tuple(
-            d.__index__() for d in shape
-        )
-    )  # fmt: skip
+    several = isinstance(shape, Iterable)
+    dims = tuple(operator.index(d) for d in (shape if several else (shape,)))
     rest = math.prod(d for d in dims if d != -1)
     if dims.count(-1) == 1 and rest and x.size % rest == 0:
         dims = tuple(x.size // rest if d == -1 else d for d in dims)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -128,12 +129,16 @@ class Recording:
 
     def full(self, shape: tuple[int, ...], number: Any, name: str) -> TracedArray:
         """An array of one number, of a dtype name; overflow is an error, as in NumPy."""
-        if numpy_dtype(name).kind in "iu" and isinstance(number, int):
-            np.array(number, numpy_dtype(name))
         value = np.asarray(number).item()
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            kind = numpy_dtype(name).kind
-            value = int(value) if kind in "iu" else bool(value) if kind == "b" else value
+        if not isinstance(value, (bool, int, float)):
+            raise TypeError(f"{number!r} is not a real number")
+        shape = tuple(map(operator.index, shape))
+        if min(shape, default=0) < 0:
+            raise ValueError(f"the shape {shape} has a negative extent")
+        kind = numpy_dtype(name).kind
+        if kind in "iu":
+            np.array(int(value), numpy_dtype(name))  # raises on overflow
+        value = int(value) if kind in "iu" else bool(value) if kind == "b" else value
         if value != value:
             # A NaN does not compare equal to itself, so it cannot be a parameter of an equation.
             infinite = self.full(shape, np.inf, name)

@@ -12,7 +12,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from hpc_alpa.errors import TracingError
 from hpc_alpa.trace.array import TracedArray
 from hpc_alpa.trace.dtypes import common_dtype, reduced_dtype, require_no_promotion
-from hpc_alpa.trace.shapes import broadcast_to, reshape_to
+from hpc_alpa.trace.shapes import broadcast_along, reshape_to
 
 Axis = int | tuple[int, ...] | None
 
@@ -23,14 +23,22 @@ def axes_of(x: TracedArray, axis: Axis) -> tuple[int, ...]:
     return tuple(sorted(every))
 
 
-def _reduce(op: str, x: TracedArray, axis: Axis, keepdims: bool) -> TracedArray:
+def _reduce(op: str, x: TracedArray, axis: Axis, keepdims: bool = False) -> TracedArray:
     axes = axes_of(x, axis)
     if op != "reduce_sum" and any(x.shape[d] == 0 for d in axes):
         raise ValueError("a maximum or minimum of no elements does not exist")
     made = x.recording.emit(op, x, axes=axes) if axes else x
-    if not keepdims:
-        return made
-    return reshape_to(made, [1 if d in axes else n for d, n in enumerate(x.shape)])
+    return _kept(made, x, axis, keepdims)
+
+
+def _kept(made: TracedArray, x: TracedArray, axis: Axis, keepdims: bool) -> TracedArray:
+    """A reduction of x, with unit dims in the place of the reduced ones if they are kept."""
+    axes = axes_of(x, axis)
+    return reshape_to(made, _with_units(x, axes)) if keepdims else made
+
+
+def _with_units(x: TracedArray, axes: tuple[int, ...]) -> list[int]:
+    return [1 if d in axes else n for d, n in enumerate(x.shape)]
 
 
 def _count(x: TracedArray, axis: Axis) -> int:
@@ -56,16 +64,17 @@ def mean(
     a: TracedArray, axis: Axis = None, dtype: Any = None, out: None = None, keepdims: bool = False
 ) -> TracedArray:
     x, result = _accurate("mean", a, dtype)
-    s = _reduce("reduce_sum", x, axis, keepdims)
-    return a.recording.lift(a.recording.emit("div", s, float(_count(a, axis))), result)
+    s = _reduce("reduce_sum", x, axis)
+    made = a.recording.lift(a.recording.emit("div", s, float(_count(a, axis))), result)
+    return _kept(made, a, axis, keepdims)
 
 
-def _variance(x: TracedArray, axis: Axis, ddof: float, keepdims: bool) -> TracedArray:
+def _variance(x: TracedArray, axis: Axis, ddof: float) -> TracedArray:
     count, emit = _count(x, axis), x.recording.emit
-    center = emit("div", _reduce("reduce_sum", x, axis, True), float(count))
-    d = emit("sub", x, broadcast_to(center, x.shape))
-    s = _reduce("reduce_sum", emit("mul", d, d), axis, keepdims)
-    return emit("div", s, float(max(count - ddof, 0)))
+    center = emit("div", _reduce("reduce_sum", x, axis), float(count))
+    dims = [d for d in range(x.ndim) if d not in axes_of(x, axis)]
+    d = emit("sub", x, broadcast_along(center, x.shape, dims))
+    return emit("div", _reduce("reduce_sum", emit("mul", d, d), axis), float(max(count - ddof, 0)))
 
 
 def var(
@@ -73,7 +82,7 @@ def var(
     keepdims: bool = False,
 ) -> TracedArray:  # fmt: skip
     x, result = _accurate("var", a, dtype)
-    return a.recording.lift(_variance(x, axis, ddof, keepdims), result)
+    return _kept(a.recording.lift(_variance(x, axis, ddof), result), a, axis, keepdims)
 
 
 def std(
@@ -81,7 +90,8 @@ def std(
     keepdims: bool = False,
 ) -> TracedArray:  # fmt: skip
     x, result = _accurate("std", a, dtype)
-    return a.recording.lift(a.recording.emit("sqrt", _variance(x, axis, ddof, keepdims)), result)
+    made = a.recording.emit("sqrt", _variance(x, axis, ddof))
+    return _kept(a.recording.lift(made, result), a, axis, keepdims)
 
 
 def _extreme(op: str) -> Callable[..., TracedArray]:
@@ -190,6 +200,8 @@ def vector_norm(
 
 ROWS: dict[str, Callable[..., TracedArray]] = {  # alphabetical
     "all": _truth("reduce_min"),
+    "amax": _extreme("reduce_max"),
+    "amin": _extreme("reduce_min"),
     "any": _truth("reduce_max"),
     "argmax": _position(smallest=False),
     "argmin": _position(smallest=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,9 +35,12 @@ def transpose_to(x: TracedArray, perm: Sequence[int]) -> TracedArray:
 
 def broadcast_along(x: TracedArray, shape: Sequence[int], dims: Sequence[int]) -> TracedArray:
     """Dim k of x becomes dim dims[k] of the result; a unit dim may stretch."""
+    shape = tuple(map(operator.index, shape))
+    if min(shape, default=0) < 0:
+        raise ValueError(f"the shape {tuple(shape)} has a negative extent")
     kept = [k for k, d in enumerate(dims) if x.shape[k] == shape[d]]
     x = reshape_to(x, [x.shape[k] for k in kept])
-    target = x.type.with_shape(tuple(shape))
+    target = x.type.with_shape(shape)
     if x.type == target:
         return x
     return x.recording.emit("broadcast", x, type=target, dims=tuple(dims[k] for k in kept))

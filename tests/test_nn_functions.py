@@ -1,0 +1,248 @@
+"""hpc_alpa.nn: against formulas in float64, on traced and on plain arrays, with gradients."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hpc_alpa.trace as ht
+from hpc_alpa import nn
+from hpc_alpa.errors import TracingError
+from hpc_alpa.pytree import flatten
+from tests.helpers.traced import require_same
+
+RNG = np.random.default_rng(5)
+
+
+def normal(*shape: int, dtype: str = "float64") -> np.ndarray:
+    return RNG.normal(size=shape).astype(dtype)
+
+
+def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    z = np.exp(x - x.max(axis=axis, keepdims=True))
+    result: np.ndarray = z / z.sum(axis=axis, keepdims=True)
+    return result
+
+
+def causal(x: np.ndarray) -> np.ndarray:
+    mask = np.tril(np.ones(x.shape[-2:], bool))
+    return softmax(np.where(mask, x, -np.inf))
+
+
+SCALE, BIAS = normal(6), normal(6)
+LABELS = RNG.integers(0, 6, (2, 4))
+Q, K, V = normal(2, 3, 4, 5), normal(2, 3, 4, 5), normal(2, 3, 4, 7)
+
+
+def attention(causally: bool) -> np.ndarray:
+    scores = np.einsum("bhqd,bhkd->bhqk", Q, K) / math.sqrt(5)
+    weights = causal(scores) if causally else softmax(scores)
+    made: np.ndarray = np.einsum("bhqk,bhkv->bhqv", weights, V)
+    return made
+
+
+def layer_norm(x: np.ndarray) -> np.ndarray:
+    d = x - x.mean(-1, keepdims=True)
+    made: np.ndarray = d / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * SCALE + BIAS
+    return made
+
+
+X = normal(2, 4, 6)
+# name: (function, argument, expected); alphabetical
+CASES: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
+    "attention": (lambda q: nn.attention(q, K, V), Q, attention(True)),
+    "attention, not causal": (lambda q: nn.attention(q, K, V, causal=False), Q, attention(False)),
+    "cross_entropy": (
+        lambda x: nn.cross_entropy(x, LABELS),
+        X,
+        -np.log(np.take_along_axis(softmax(X), LABELS[..., None], -1)[..., 0]),
+    ),
+    "cross_entropy of one row": (
+        lambda x: nn.cross_entropy(x, np.int64(2)),
+        X[0, 0],
+        -np.log(softmax(X[0, 0])[2]),
+    ),
+    "embedding": (lambda t: nn.embedding(t, LABELS), normal(6, 3), None),
+    "gelu": (
+        nn.gelu,
+        X,
+        0.5 * X * (1 + np.tanh(math.sqrt(2 / math.pi) * (X + 0.044715 * X**3))),
+    ),
+    "layer_norm": (lambda x: nn.layer_norm(x, SCALE, BIAS), X, layer_norm(X)),
+    "log_softmax": (nn.log_softmax, X, np.log(softmax(X))),
+    "log_softmax, dim 1": (lambda x: nn.log_softmax(x, axis=1), X, np.log(softmax(X, 1))),
+    "relu": (nn.relu, X, np.where(X > 0, X, 0)),
+    "sigmoid": (nn.sigmoid, X, 1 / (1 + np.exp(-X))),
+    "silu": (nn.silu, X, X / (1 + np.exp(-X))),
+    "softmax": (nn.softmax, X, softmax(X)),
+    "softmax, causal": (lambda x: nn.softmax(x, causal=True, scale=0.3), X, causal(0.3 * X)),
+    "softmax, dim 0": (lambda x: nn.softmax(x, axis=0, scale=2.0), X, softmax(2 * X, 0)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values(name: str) -> None:
+    function, x, expected = CASES[name]
+    expected = x[LABELS] if name == "embedding" else expected
+    np.testing.assert_allclose(function(x), expected, rtol=1e-12, atol=1e-13)
+    require_same(function, x)
+    assert function(x).dtype == np.float64
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients(name: str) -> None:
+    function, x, _ = CASES[name]
+    weights = normal(*np.shape(function(x)))
+
+    def loss(v: Any) -> Any:
+        return (function(v) * weights).sum()
+
+    direction, h = normal(*x.shape), 1e-4
+    expected = (loss(x + h * direction) - loss(x - h * direction)) / (2 * h)
+    found = (ht.grad(loss)(x) * direction).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_float32_stays_float32() -> None:
+    x = X.astype(np.float32)
+    for f in (nn.gelu, nn.relu, nn.sigmoid, nn.silu, nn.softmax, nn.log_softmax):
+        assert f(x).dtype == np.float32
+        require_same(f, x)
+    scale, bias = SCALE.astype("f4"), BIAS.astype("f4")
+    require_same(lambda x: nn.layer_norm(x, scale, bias), x)
+
+
+def test_one_hot() -> None:
+    expected = np.eye(6, dtype=np.float32)[LABELS]
+    np.testing.assert_array_equal(nn.one_hot(LABELS, 6), expected)
+    require_same(lambda i: (nn.one_hot(i, 6), nn.one_hot(i, 6, bool)), LABELS.astype(np.int32))
+    assert nn.one_hot(LABELS, 6, np.float64).dtype == np.float64
+
+
+def test_one_equation_each() -> None:
+    def function(x: Any, labels: Any) -> Any:
+        y = nn.layer_norm(nn.gelu(nn.softmax(x)), SCALE, BIAS)
+        return nn.cross_entropy(y.reshape(8, 6), labels.reshape(8)).mean()
+
+    t = ht.trace(function, (X, LABELS), ("x", "labels"))
+    names = [e.op.name for e in t.graph.eqns]
+    assert names[:3] == ["softmax", "gelu", "layer_norm"] and "cross_entropy" in names
+    assert {e.source.partition(":")[0] for e in t.graph.eqns} == {"test_nn_functions.py"}
+
+
+def test_extreme_logits() -> None:
+    x = np.array([[1e4, 0.0, -1e4]])
+    np.testing.assert_allclose(nn.log_softmax(x), [[0, -1e4, -2e4]])
+    np.testing.assert_allclose(nn.cross_entropy(x, np.array([2])), [2e4])
+    assert np.isfinite(ht.grad(lambda x: nn.log_softmax(x).sum())(x)).all()
+    assert np.isfinite(ht.grad(lambda x: nn.silu(x).sum())(np.array([-1e4, 1e4]))).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: nn.softmax(x, axis=0, causal=True), "causal goes along the last axis"),
+        (lambda x: nn.cross_entropy(x, LABELS[:1]), r"take labels of shape \(2, 4\), not \(1, 4\)"),
+        (lambda x: nn.attention(x, x, x), r"q has shape \(2, 4, 6\), not \(batch, heads"),
+        (lambda x: nn.layer_norm(x, SCALE[:2], BIAS), r"layer_norm at test_nn_functions.py:\d+"),
+        (lambda x: nn.embedding(x, LABELS), r"gather at test_nn_functions.py:\d+"),
+    ],
+)
+def test_errors(function: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(TracingError, match=message):
+        function(X)
+    with pytest.raises(TracingError, match=message):
+        ht.trace(function, (X,), ("x",))
+
+
+# --------------------------------------------------------------------------------- a whole GPT step
+def gpt(layers: int, width: int, heads: int, classes: int, sequence: int) -> dict[str, Any]:
+    def w(*shape: int) -> np.ndarray:
+        return (normal(*shape) * 0.1).astype(np.float32)
+
+    def block() -> dict[str, Any]:
+        ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
+        return {
+            "ln1": (ones, zeros), "ln2": (ones, zeros), "qkv": w(3, width, heads, width // heads),
+            "out": w(heads, width // heads, width), "w1": w(width, 4 * width),
+            "b1": w(4 * width), "w2": w(4 * width, width), "b2": w(width),
+        }  # fmt: skip
+
+    return {
+        "tokens": w(classes, width), "positions": w(sequence, width),
+        "blocks": [block() for _ in range(layers)],
+    }  # fmt: skip
+
+
+def forward(p: dict[str, Any], tokens: Any) -> Any:
+    h = nn.embedding(p["tokens"], tokens) + p["positions"]
+    for i, b in enumerate(p["blocks"]):
+        with ht.layer(i):
+            x = nn.layer_norm(h, *b["ln1"])
+            q, k, v = (np.einsum("bsd,dhe->bhse", x, b["qkv"][j]) for j in range(3))
+            h = h + np.einsum("bhse,hed->bsd", nn.attention(q, k, v), b["out"])
+            x = nn.layer_norm(h, *b["ln2"])
+            h = h + nn.gelu(x @ b["w1"] + b["b1"]) @ b["w2"] + b["b2"]
+    return h @ p["tokens"].T
+
+
+def gpt_loss(p: dict[str, Any], batch: Any) -> Any:
+    return nn.cross_entropy(forward(p, batch[:, :-1]), batch[:, 1:]).mean()
+
+
+def gpt_step(state: dict[str, Any], batch: Any) -> Any:
+    value, grads = ht.value_and_grad(gpt_loss)(state["params"], batch)
+    flat, tree = flatten(state["params"])
+    g, m = flatten(grads)[0], flatten(state["m"])[0]
+    moments = [0.9 * a + 0.1 * b for a, b in zip(m, g)]
+    rate = state["lr"] / (1 - 0.9 ** (state["step"] + 1))
+    params = tree.unflatten(a - rate * b for a, b in zip(flat, moments))
+    new = {
+        "params": params, "m": tree.unflatten(moments), "step": state["step"] + 1,
+        "lr": state["lr"],
+    }  # fmt: skip
+    return new, {"loss": value}
+
+
+def gpt_state(layers: int) -> dict[str, Any]:
+    params = gpt(layers, 24, 3, 17, 8)
+    leaves, tree = flatten(params)
+    zeros = tree.unflatten(np.zeros_like(x) for x in leaves)
+    return {"params": params, "m": zeros, "step": 0, "lr": 0.1}
+
+
+TOKENS = RNG.integers(0, 17, (4, 9)).astype(np.int32)
+
+
+def test_a_gpt_learns_as_a_graph() -> None:
+    state = gpt_state(2)
+    t = ht.trace(gpt_step, (state, TOKENS), ("state", "batch"))
+    untraced, _ = gpt_step(state, TOKENS)
+    losses = []
+    for _ in range(30):
+        state, metrics = t.evaluate(state, TOKENS)
+        losses.append(float(metrics["loss"]))
+    assert abs(losses[0] - math.log(17)) < 0.3 and losses[-1] < 0.5 * losses[0]
+    one, _ = t.evaluate(gpt_state(2) | {"params": untraced["params"]}, TOKENS)
+    assert one["step"] == 1
+
+
+def test_the_untraced_step_equals_the_graph() -> None:
+    state = gpt_state(1)
+    require_same(gpt_step, state, TOKENS)
+
+
+def test_a_gpt_of_four_layers_is_traced_in_two_seconds() -> None:
+    state = gpt_state(4)
+    start = time.process_time()
+    t = ht.trace(gpt_step, (state, TOKENS), ("state", "batch"))
+    seconds = time.process_time() - start
+    print(f"{len(t.graph.eqns)} equations, two traces, {seconds:.2f} s")
+    assert seconds < 2.0
+    layers = {e.layer for e in t.graph.eqns if e.phase == "backward" and e.op.name == "dot_general"}
+    assert layers == {None, 0, 1, 2, 3}
