@@ -128,7 +128,7 @@ class ParallelStep:
         measure_memory: bool = False,
         timeline: bool = False,
     ) -> Any:
-        """Run one step. Collective over all ranks; the state is donated.
+        """Run one step. Collective over all ranks; a state that it renews is donated.
 
         Args:
             batch: the same global arrays on all ranks, the batch dim first, or a `Batch`.
@@ -141,7 +141,8 @@ class ParallelStep:
         compiled, engine, leaves, rows = self._prepare(state, batch, arguments)
         inputs = {}
         for k, value in enumerate([*leaves, *compiled.captured]):
-            inputs[k] = engine.place(k, value, rows.get(k))
+            # An evaluation step gives no new state: the old one lives on.
+            inputs[k] = engine.place(k, value, rows.get(k), bool(compiled.returns_state))
         outputs, self.records = engine.run(
             inputs, measure_memory=measure_memory, timeline=timeline
         )

@@ -50,17 +50,20 @@ class Engine:
                 tiles[p.position][rank] = p
         return tuple(Layout(t, found) for t, found in zip(types, tiles, strict=True))
 
-    def place(self, position: int, value: Any, rows: Rows | None = None) -> dict[int, Any]:
+    def place(
+        self, position: int, value: Any, rows: Rows | None = None, donated: bool = True
+    ) -> dict[int, Any]:
         """This process's tiles of an input. Collective where the value lies on other ranks.
 
         Args:
             value: a NumPy array or number, or a DistributedArray; ignored when `rows` is given.
             rows: reads the given rows of the whole batch.
+            donated: a DistributedArray may not be used afterwards.
         """
         layout = self.input_layouts[position]
         if isinstance(value, DistributedArray):
             if value.shards is not None and _same(value.layout, layout):
-                return value.donate()
+                return value.donate() if donated else value.tiles()
             value = gather(value)
         dtype = numpy_dtype(layout.type.dtype)
         placed = {r: layout.tiles[r] for r in self.executors if r in layout.tiles}
