@@ -140,6 +140,25 @@ def test_swapped_receives_of_two_sizes() -> None:
     assert "rank 1, instruction 2 'recv z[0:2]" in text and "rank 0, instruction 0 'send x" in text
 
 
+def test_order_over_channels() -> None:
+    """MPI finds the right message by its tag; NCCL takes the next one."""
+
+    def programs(first: int) -> list[Program]:
+        a = Rank(0).input("x").send("x", 1, "m0.s", 0).send("x", 1, "m1.s", 1)
+        b = Rank(1).allocate("y").allocate("z")
+        for m in (first, 1 - first):
+            b.recv("yz"[m], 0, f"m{m}.r", m)
+        a.wait("m0.s", "m1.s").output("x")
+        return [a.program(), b.wait("m1.r", "m0.r").free("y", "z").program()]
+
+    for first in (0, 1):
+        check(programs(first))
+    check(programs(0), in_order=True)
+    with pytest.raises(ProgramError, match="channels differ: 0 is sent, 1 expected") as error:
+        check(programs(1), in_order=True)
+    assert "rank 1, instruction 2 'recv z" in str(error.value)
+
+
 def test_missing_wait() -> None:
     programs = pipeline(2, 2)
     at = find(programs[0], "wait a0.1.s")

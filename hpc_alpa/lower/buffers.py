@@ -15,7 +15,7 @@ from typing import Any
 from hpc_alpa.errors import ProgramError
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.lower.effect import Effect, effect_of
-from hpc_alpa.lower.liveness import TOUCHES
+from hpc_alpa.lower.liveness import touches
 from hpc_alpa.lower.messages import instruction, where
 from hpc_alpa.lower.program import (
     COLLECTIVES,
@@ -115,7 +115,7 @@ class _Buffers:
             self.storage[n] = s
 
     def collective(self, i: Instruction) -> None:
-        read, written = TOUCHES[type(i)](i)  # type: ignore[operator]
+        read, written = touches(i, self.program.bodies)
         for n in read:
             self.read(n)
         for n in written:

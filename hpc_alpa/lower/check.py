@@ -21,8 +21,12 @@ from hpc_alpa.lower.messages import match, where
 from hpc_alpa.lower.program import COLLECTIVES, Broadcast, Program, Recv, Run, Send
 
 
-def check(programs: Sequence[Program]) -> None:
+def check(programs: Sequence[Program], *, in_order: bool = False) -> None:
     """Check that the ranks' programs fit together and that each treats its buffers well.
+
+    Args:
+        in_order: messages between two ranks match in order over all channels, as on NCCL, which
+            knows no tags; else in order per channel, as on MPI.
 
     Raises:
         ProgramError: names the rank, the instruction, the other side and what to do.
@@ -35,7 +39,7 @@ def check(programs: Sequence[Program]) -> None:
         )
     for p in programs:
         _check_names(p, by_rank.keys())
-    messages = match(by_rank)
+    messages = match(by_rank, in_order)
     for p in programs:
         check_buffers(p)
     deadlock.run(by_rank, messages)

@@ -1,5 +1,6 @@
 """Which send goes with which receive: matching in order per (sender, receiver, channel).
 
+MPI takes the channel as a tag. NCCL has none and matches all messages of a pair of ranks in order.
 A ticket may name its message: `c0.1.m2.s` and `c0.1.m2.r` are two sides of `c0.1.m2`. Where both
 sides have a name, the names must agree, so receives of one size in the wrong order are found too.
 """
@@ -38,8 +39,11 @@ def instruction(program: Program, index: int) -> str:
     return f"instruction {index} '{program.instructions[index]}'"
 
 
-def match(programs: Mapping[int, Program]) -> Messages:
+def match(programs: Mapping[int, Program], in_order: bool = False) -> Messages:
     """Pair sends and receives, and every wait with its start.
+
+    Args:
+        in_order: messages of one pair of ranks match in order over all channels.
 
     Raises:
         ProgramError: a ticket started twice, never, or not waited for; a message with one side;
@@ -51,9 +55,11 @@ def match(programs: Mapping[int, Program]) -> Messages:
     for p in programs.values():
         for index, i in enumerate(p.instructions):
             if isinstance(i, Send):
-                sent.setdefault((p.rank, i.peer, i.channel), []).append((p.rank, index))
+                key = (p.rank, i.peer, 0 if in_order else i.channel)
+                sent.setdefault(key, []).append((p.rank, index))
             elif isinstance(i, Recv):
-                received.setdefault((i.peer, p.rank, i.channel), []).append((p.rank, index))
+                key = (i.peer, p.rank, 0 if in_order else i.channel)
+                received.setdefault(key, []).append((p.rank, index))
     of: dict[Place, int] = {}
     sides: list[tuple[Place, Place]] = []
     for key in sorted(sent.keys() | received.keys()):
@@ -63,7 +69,7 @@ def match(programs: Mapping[int, Program]) -> Messages:
             of[a] = of[b] = len(sides)
             sides.append((a, b))
         if len(ours) != len(theirs):
-            raise _one_sided(programs, key, ours, theirs)
+            raise _one_sided(programs, key, ours, theirs, in_order)
     for rank, by_wait in starts.items():
         for wait, start in by_wait.items():
             of[rank, wait] = of[rank, start]
@@ -111,7 +117,9 @@ def _fit(programs: Mapping[int, Program], a: Place, b: Place) -> None:
     send, recv = (programs[r].instructions[k] for r, k in (a, b))
     assert isinstance(send, Send) and isinstance(recv, Recv)
     names = [i.ticket.rpartition(".")[0] for i in (send, recv)]
-    if send.nbytes != recv.nbytes:
+    if send.channel != recv.channel:
+        differ = f"the channels differ: {send.channel} is sent, {recv.channel} expected"
+    elif send.nbytes != recv.nbytes:
         differ = f"the sizes differ: {send.nbytes} bytes are sent, {recv.nbytes} received"
     elif all(names) and names[0] != names[1]:
         differ = f"the messages differ: {names[0]} is sent, {names[1]} expected"
@@ -119,7 +127,7 @@ def _fit(programs: Mapping[int, Program], a: Place, b: Place) -> None:
         return
     raise ProgramError(
         f"{where(programs[b[0]], b[1])} matches {where(programs[a[0]], a[1])}, but {differ}. "
-        "Messages of one channel match in order: start the receives in the order of the sends"
+        "Messages match in order: start the receives in the order of the sends"
     )
 
 
@@ -128,8 +136,10 @@ def _one_sided(
     key: tuple[int, int, int],
     sent: Sequence[Place],
     received: Sequence[Place],
+    in_order: bool,
 ) -> ProgramError:
     source, target, channel = key
+    on = "all channels" if in_order else f"channel {channel}"
     few = min(len(sent), len(received))
     (rank, index), missing, at = (
         (sent[few], "receive", target)
@@ -138,6 +148,6 @@ def _one_sided(
     )
     return ProgramError(
         f"{where(programs[rank], index)} has no {missing} at rank {at}: from rank {source} to rank "
-        f"{target} on channel {channel} there are {len(sent)} sends and {len(received)} receives; "
+        f"{target} on {on} there are {len(sent)} sends and {len(received)} receives; "
         f"add the {missing} or remove its other side"
     )
