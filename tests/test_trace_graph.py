@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ def test_digests_are_the_same_in_every_process() -> None:
 
 def test_constant_results_and_passed_inputs() -> None:
     def function(x: Any, n: Any) -> Any:
+        assert copy.deepcopy([x])[0] is copy.copy(x) or not isinstance(x, ht.TracedArray)
         return x, 3, 2.5, np.float32(1), np.zeros((2, 2)), n, None, np.arange(3), True, [x]
 
     x = np.ones((2, 3), np.float32)

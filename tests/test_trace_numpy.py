@@ -269,6 +269,7 @@ def test_bfloat16() -> None:
     require_same(
         lambda v: (v + v, v * two, two * v, np.exp(v), v.sum(), v.mean(), v @ v.T, v * 2), x
     )
+    require_same(lambda v: (np.dot(v, v.T), np.inner(v, v[0])), x)
     require_same(lambda v: (v.astype(np.float32) * 0.5).astype(v.dtype), x)
     with pytest.raises(TracingError, match=r"float32 of a traced bfloat16.*x\.dtype\.type"):
         recorded(lambda v: v * 0.5, x)
@@ -350,3 +351,9 @@ def test_broadcasts_and_reshapes_leave_no_detours() -> None:
     names = [e.op.name for e in traced.graph.eqns]
     assert names == ["reduce_sum", "full", "div", "broadcast", "sub"]
     assert not require_same(lambda v: v.T.T.reshape(24).reshape(4, 6)[...], x).graph.eqns
+
+
+def test_a_contraction_reads_the_array_before_its_transpose() -> None:
+    x, y = sample((2, 3, 4), "float32"), sample((5, 4), "float32")
+    traced = require_same(lambda v, w: (v @ w.T, np.einsum("ij,bij->b", v[0].T, v.mT)), x, y)
+    assert "transpose" not in [e.op.name for e in traced.graph.eqns]

@@ -121,6 +121,12 @@ class TracedArray:
     def __format__(self, spec: str) -> str:
         return repr(self)
 
+    def __copy__(self) -> TracedArray:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> TracedArray:
+        return self
+
     # ------------------------------------------------------------------------------ NumPy protocol
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         return self.recording.handlers.ufunc(self.recording, ufunc, method, inputs, kwargs)

@@ -38,6 +38,7 @@ def contract(x: TracedArray, xs: Labels, y: TracedArray, ys: Labels, out: Labels
     y, ys = _summed(y, ys, {*xs, *out})
     if all(label in out for label in (*xs, *ys)):
         return _product(x, xs, y, ys, out)
+    x, xs, y, ys = *_untransposed(x, xs), *_untransposed(y, ys)
     order = list(dict.fromkeys((*xs, *ys)))
     if len(order) > len(LETTERS):
         raise TracingError(f"a contraction of {len(order)} dims; {len(LETTERS)} have letters")
@@ -59,6 +60,15 @@ def _without_units(
     extents = dict(zip(ys, y.shape))
     kept = [k for k, label in enumerate(xs) if x.shape[k] != 1 or extents.get(label, 1) == 1]
     return reshape_to(x, [x.shape[k] for k in kept]), [xs[k] for k in kept]
+
+
+def _untransposed(x: TracedArray, xs: Labels) -> tuple[TracedArray, Labels]:
+    """The array before a transpose, with its labels: the equation says the order."""
+    e = x.recording.producer(x)
+    if e is None or e.op.name != "transpose":
+        return x, xs
+    labels = dict(zip(e.params_dict["perm"], xs))
+    return TracedArray(x.recording, e.inputs[0]), [labels[d] for d in range(x.ndim)]
 
 
 def _summed(x: TracedArray, xs: Labels, needed: set[Hashable]) -> tuple[TracedArray, Labels]:

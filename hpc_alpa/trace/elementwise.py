@@ -108,11 +108,13 @@ def _log1p(x: TracedArray) -> TracedArray:
     # Kahan: log(u) * c with u = 1 + x rounded and c = x / (u - 1). c enters as a constant and x / c
     # is u - 1, so that the gradient is that of log(1 + x); where c has no meaning it is 1.
     b = x.recording.emit
-    u = b("add", x, 1.0)
-    c = b("stop_gradient", b("div", x, b("sub", u, 1.0)))
-    c = select(compare(c, math.inf, "lt"), c, _constant(x, 1.0))
+    u, one = b("add", x, 1.0), _constant(x, 1.0)
+    tiny = compare(u, 1.0, "eq")
+    c = b("div", x, select(tiny, one, b("sub", u, 1.0)))
+    c = select(tiny, one, c)
+    c = b("stop_gradient", select(compare(c, math.inf, "lt"), c, one))
     accurate = b("mul", c, b("log", b("add", b("div", x, c), 1.0)))
-    return select(compare(u, 1.0, "eq"), x, accurate)
+    return select(tiny, x, accurate)
 
 
 def _scaled_log(base: float) -> Row:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -177,13 +178,18 @@ def plain_array(x: Any) -> np.ndarray:
 
 def dtype_name(dtype: Any) -> str:
     """The name of a dtype that graphs have."""
-    name = "bfloat16" if dtype == "bfloat16" else np.dtype(dtype).name
+    name = _name(dtype)
     if name not in DTYPES:
         raise TracingError(
             f"a value of dtype {name} is used at {position()}; traced values are "
             f"{', '.join(DTYPES)}"
         )
     return name
+
+
+@cache
+def _name(dtype: Any) -> str:
+    return "bfloat16" if dtype == "bfloat16" else np.dtype(dtype).name
 
 
 def _uniform(array: np.ndarray) -> Any:
