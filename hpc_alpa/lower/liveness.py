@@ -65,9 +65,15 @@ def place_frees(
     bodies: Mapping[str, Body],
     instructions: Sequence[Instruction],
     marks: Sequence[tuple[int, str]],
+    given: Sequence[str],
     kept: set[str],
 ) -> tuple[dict[str, Body], tuple[Instruction, ...], tuple[tuple[int, str], ...]]:
-    """Free names that only one body touches inside it, and the others after their last instruction."""
+    """Free names that only one body touches inside it, and the others after their last instruction.
+
+    Args:
+        given: names of the program's inputs; one that this rank never reads goes at once.
+        kept: names of its outputs.
+    """
     users: dict[str, set[str]] = {}
     for i in instructions:
         owner = i.body if isinstance(i, Run) else ""
@@ -97,7 +103,8 @@ def place_frees(
     for n, k in last.items():
         if n not in kept:
             at_end.setdefault(k, []).append(n)
-    out: list[Instruction] = []
+    unread = tuple(n for n in given if n not in last and n not in kept)
+    out: list[Instruction] = [Free(unread)] if unread else []
     moved: dict[int, int] = {}
     for k, i in enumerate(instructions):
         moved[k] = len(out)

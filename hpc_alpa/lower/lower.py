@@ -150,7 +150,11 @@ class _Writer:
         outputs = self.outputs()
         inputs = self.inputs()
         bodies, instructions, marks = place_frees(
-            self.bodies, self.out, self.marks, {p.buffer for p in outputs}
+            self.bodies,
+            self.out,
+            self.marks,
+            [p.buffer for p in inputs],
+            {p.buffer for p in outputs},
         )
         return Program(
             self.device,
