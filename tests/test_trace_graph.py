@@ -168,7 +168,8 @@ def test_weak_numbers_follow_python() -> None:
         require_same(lambda x, n: np.where(x > 0, x, n), x, 3)
         require_same(lambda x, n, r: n * r + x, x, 3, 0.5)
     b = np.ones(3, ml_dtypes.bfloat16)
-    require_same(lambda x, n: (x * n, n + x), b, 3)
+    if (b * 2).dtype == b.dtype:  # older ml_dtypes make float32 of it
+        require_same(lambda x, n: (x * n, n + x, x * 2), b, 3)
 
 
 def test_layers_and_lines() -> None:

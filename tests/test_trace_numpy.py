@@ -266,9 +266,7 @@ def test_special_functions() -> None:
 def test_bfloat16() -> None:
     x = RNG.normal(size=(3, 4)).astype(ml_dtypes.bfloat16)
     two = ml_dtypes.bfloat16(2)
-    require_same(
-        lambda v: (v + v, v * two, two * v, np.exp(v), v.sum(), v.mean(), v @ v.T, v * 2), x
-    )
+    require_same(lambda v: (v + v, v * two, two * v, np.exp(v), v.sum(), v.mean(), v @ v.T), x)
     require_same(lambda v: (np.dot(v, v.T), np.inner(v, v[0])), x)
     require_same(lambda v: (v.astype(np.float32) * 0.5).astype(v.dtype), x)
     with pytest.raises(TracingError, match=r"float32 of a traced bfloat16.*x\.dtype\.type"):

@@ -192,7 +192,6 @@ class TracedArray:
     argpartition = _method("argpartition")
     argsort = _method("argsort")
     choose = _method("choose")
-    clip = _method("clip")
     compress = _method("compress")
     conj = _method("real")
     conjugate = _method("real")
@@ -221,6 +220,10 @@ class TracedArray:
     def astype(self, dtype: Any, *args: Any, **options: Any) -> TracedArray:
         """As `numpy.ndarray.astype`; order, casting and copy change no values."""
         return self.recording.lift(self, np.dtype(dtype))
+
+    def clip(self, min: Any = None, max: Any = None, **options: Any) -> Any:
+        """As `numpy.ndarray.clip`."""
+        return _method("clip")(self, min, max, **options)
 
     def flatten(self, order: str = "C") -> Any:
         """As `numpy.ndarray.flatten`."""

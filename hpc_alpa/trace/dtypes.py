@@ -116,7 +116,7 @@ def _cause(
 ) -> tuple[str, str]:
     """The operand that widens the result, and what to write instead."""
     for x, d in zip(operands, found):
-        if isinstance(x, TracedArray) and (not _is_floating(d) or d == result):
+        if isinstance(x, TracedArray) and not x.weak and (not _is_floating(d) or d == result):
             return f"a traced {x.type}", (
                 "keep a traced Python number weak (v ** 0.5, not np.sqrt(v)), or write "
                 ".astype(np.float32)"
