@@ -35,6 +35,7 @@ from hpc_alpa.pytree import TreeDef, flatten, tree_map
 from hpc_alpa.runtime.distributed import DistributedArray, gather
 from hpc_alpa.runtime.engine import Engine
 from hpc_alpa.runtime.executor import Record
+from hpc_alpa.runtime.memory import keep_freed_memory
 from hpc_alpa.runtime.runner import ProcessRunner, Runner, ThreadRunner
 from hpc_alpa.search.follow import follow_plan
 from hpc_alpa.sharding import ShardingSpec
@@ -374,6 +375,8 @@ def _start(backend: str, cluster: Any) -> tuple[Runner, Any]:
     name = os.environ.get("HPC_ALPA_BACKEND", backend) if backend == "auto" else backend
     if name not in BACKENDS:
         raise HpcAlpaError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
+    if name != "cuda":
+        keep_freed_memory()
     if name == "local":
         found = find_cluster(cluster, None)
         if found is None:

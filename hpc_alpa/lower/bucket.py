@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpc_alpa.ir.types import numpy_dtype
-from hpc_alpa.lower.spmd import Convert, Item, reads, writes
+from hpc_alpa.lower.spmd import Convert, Exchange, Item, reads, writes
 from hpc_alpa.sharding.conversions import FREE
 
 FUSED = ("all_gather", "all_reduce", "reduce_scatter")
@@ -36,12 +36,15 @@ def bucket(items: Sequence[Item], limit: int = LIMIT) -> list[Item]:
     while waiting:
         rest: list[Item] = []
         for item in waiting:
-            if ready(item) and not is_collective(item):
+            # Messages keep their place: the other stage's order of messages fits only this one.
+            if isinstance(item, Exchange) and rest:
+                rest.append(item)
+            elif ready(item) and not is_collective(item):
                 result.append(item)
                 done.update(writes(item))
             else:
                 rest.append(item)
-        start = [i for i in rest if ready(i)]
+        start = [i for i in rest if ready(i) and is_collective(i)]
         if not start and len(rest) == len(waiting):
             raise AssertionError("items of a phase depend on each other in a circle")
         for fused in _fuse([i for i in start if isinstance(i, Convert)], limit):

@@ -135,8 +135,7 @@ class _Layout:
                 if e.phase != phase:
                     continue
                 for v in e.inputs:
-                    if v in pending:
-                        self.receive(v, pending.pop(v))
+                    self.receive_up_to(v, pending)
                 self.equation(e, strategies[e.output])
                 if e.output in departures and departures[e.output][0].phase == phase:
                     self.send(e.output, departures.pop(e.output))
@@ -167,6 +166,17 @@ class _Layout:
 
     def receive(self, v: Var, transfer: Transfer) -> None:
         self.add(Exchange(transfer, self.name(v, self.home[v]), self.home[v], False))
+
+    def receive_up_to(self, v: Var, pending: dict[Var, Transfer]) -> None:
+        """Receive a value, after those that its sender sends before it (NCCL matches in order)."""
+        if v not in pending:
+            return
+        wanted = pending[v]
+        for u, t in list(pending.items()):
+            if (t.source, t.phase) == (wanted.source, wanted.phase):
+                self.receive(u, pending.pop(u))
+                if u == v:
+                    return
 
     def send(self, v: Var, transfers: tuple[Transfer, ...]) -> None:
         graph, plan = self.code.stage.graph, self.code.plan

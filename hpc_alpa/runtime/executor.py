@@ -67,6 +67,7 @@ class Executor:
     def __init__(self, program: Program, arrays: Any) -> None:
         self.program, self.arrays = program, arrays
         self.record = Record()
+        self._measure = False
         self.world: Communicator | None = None
         self._steps: dict[tuple[str, int | None], tuple[Step, ...]] = {}
         self._pending: dict[str, tuple[Request, Callable[[], None] | None, Any]] = {}
@@ -99,6 +100,7 @@ class Executor:
             This rank's tile of each output, by position.
         """
         self.record = record = Record()
+        self._measure = measure_memory
         buffers: Buffers = {p.buffer: inputs[p.position] for p in self.program.inputs}
         label = ""
         labels = dict(self.program.marks)
@@ -138,6 +140,8 @@ class Executor:
 
         def step(buffers: Buffers) -> None:
             buffers[output] = compute(buffers.get(output), *[buffers[n] for n in inputs])
+            if self._measure:
+                self.record.peak_bytes = max(self.record.peak_bytes, live_bytes(buffers))
             for n in frees:
                 del buffers[n]
 
@@ -160,23 +164,18 @@ class Executor:
         if isinstance(i, (Free, Allocate)):
             return
         stream = "compute" if isinstance(i, Run) else "communication"
-        category = label.lstrip("0123456789")[:1] if label[:1].isdigit() else label
-        args = {"op": str(i).split()[0], "bytes": getattr(i, "nbytes", 0), "action": label}
-        name = label if isinstance(i, Run) else str(i).split()[0]
+        word = str(i).split()[0]
+        args = {"op": word, "bytes": getattr(i, "nbytes", 0), "action": label}
+        name, category = (label, phase_of(label)) if isinstance(i, Run) else (word, word)
         record.events.append(
-            Event(
-                self.program.rank,
-                stream,
-                name,
-                CATEGORY.get(category, category),
-                start,
-                seconds,
-                args,
-            )
+            Event(self.program.rank, stream, name, category, start, seconds, args)
         )
 
 
-CATEGORY = {"F": "forward", "B": "backward"}
+def phase_of(label: str) -> str:
+    """`2F0` -> forward; `prepare` and `apply` are phases of their own."""
+    letter = label.lstrip("0123456789")[:1] if label[:1].isdigit() else ""
+    return {"F": "forward", "B": "backward"}.get(letter, label)
 
 
 def live_bytes(buffers: Mapping[str, Any]) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from threadpoolctl import ThreadpoolController
+
+from hpc_alpa.comm.hosts import usable_cores
 from hpc_alpa.comm.local import LocalWorld, single
 from hpc_alpa.comm.protocol import Communicator
 from hpc_alpa.errors import HpcAlpaError
@@ -72,9 +75,14 @@ class ThreadRunner:
         self.here = tuple(range(size))
         self.hosts = (self.here,)
         self._world = LocalWorld(size)
+        self._blas = ThreadpoolController().select(user_api="blas")
+        now = min((b.num_threads for b in self._blas.lib_controllers), default=1)
+        self._threads = min(now, max(1, len(usable_cores()) // size))
 
     def each(self, function: Callable[[Communicator], T]) -> dict[int, T]:
-        return dict(enumerate(self._world.run(function)))
+        # The ranks share the cores: more BLAS threads than that would wait for each other.
+        with self._blas.limit(limits=self._threads):
+            return dict(enumerate(self._world.run(function)))
 
     def first(self, function: Callable[[], T]) -> T:
         return function()

@@ -1,0 +1,126 @@
+"""A script run up to its first step, which is then planned and not run.
+
+    with planning(Target(cluster=..., size=64)):
+        run_the_script()                    # raises Planned at its first parallelized step
+
+No rank starts, and no MPI: the script's process stands for all ranks. `hpc-alpa plan` and `simulate`
+are made of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from hpc_alpa.api.compile import Compiled, Options, Step, compile_step, make_plan, require_fit
+from hpc_alpa.api.machine import find_cluster, find_costs
+from hpc_alpa.cluster import Cluster
+from hpc_alpa.comm.protocol import Communicator
+from hpc_alpa.cost import Cost
+from hpc_alpa.errors import PlanError
+from hpc_alpa.plan.plan import Plan
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a script's first step is planned for. What is None is left to the script.
+
+    Attributes:
+        size: number of devices; None takes all of the cluster's.
+        plan: compile this plan instead of searching for one.
+        options: fields of `Options` by name.
+    """
+
+    cluster: Cluster | str | Path | None = None
+    costs: Cost | str | Path | None = None
+    size: int | None = None
+    plan: Plan | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Planned(BaseException):
+    """The end of a script whose step has been planned; not an error, so no `except` takes it.
+
+    Attributes:
+        compiled: the plan and the programs of all ranks.
+        cost: what they were priced by.
+    """
+
+    def __init__(self, compiled: Compiled, cost: Cost) -> None:
+        super().__init__("the script's first step is planned")
+        self.compiled, self.cost = compiled, cost
+
+
+_target: ContextVar[Target | None] = ContextVar("hpc_alpa_planning", default=None)
+
+
+@contextmanager
+def planning(target: Target) -> Iterator[None]:
+    """Plan the first step that is called inside, and raise `Planned` there."""
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def target() -> Target | None:
+    """What is planned for here, or None where steps run."""
+    return _target.get()
+
+
+class NoRunner:
+    """All ranks of a plan, none of which runs."""
+
+    here: tuple[int, ...] = ()
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.hosts = (tuple(range(size)),)
+
+    def each(self, function: Callable[[Communicator], T]) -> dict[int, T]:
+        raise PlanError(
+            "the script asks for a computed value before its first step, but here it is only "
+            "planned: call the step first"
+        )
+
+    def first(self, function: Callable[[], T]) -> T:
+        return function()
+
+
+def stop(
+    aim: Target, step: Step, cluster: Cluster | str | Path | None, costs: Any, options: Options
+) -> NoReturn:
+    """Plan a traced step for a target and end the script.
+
+    Args:
+        cluster, costs, options: the script's own, where the target has none.
+    """
+    where = find_cluster(aim.cluster if aim.cluster is not None else cluster, aim.size)
+    size = aim.size or (aim.plan.num_devices if aim.plan is not None else None)
+    size = size or (where.num_devices if where is not None else None)
+    if size is None:
+        raise PlanError(
+            "for how many devices to plan is not known: give --devices, or a cluster (--cluster)"
+        )
+    if where is not None and size > where.num_devices:
+        raise PlanError(
+            f"the plan is for {size} devices, cluster {where.name!r} has {where.num_devices}: "
+            "take a larger cluster, or fewer devices"
+        )
+    cost = find_costs(
+        aim.costs if aim.costs is not None else costs, where, (tuple(range(size)),)
+    )
+    if aim.plan is None:
+        wanted = replace(options, **aim.options)
+        plan = make_plan(step, where if where is not None else cost.cluster, cost, size, wanted)
+    else:
+        plan = aim.plan
+        require_fit(plan, step, where, cost, size)
+    raise Planned(compile_step(step, plan, None), cost)
