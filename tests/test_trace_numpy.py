@@ -355,3 +355,53 @@ def test_a_contraction_reads_the_array_before_its_transpose() -> None:
     x, y = sample((2, 3, 4), "float32"), sample((5, 4), "float32")
     traced = require_same(lambda v, w: (v @ w.T, np.einsum("ij,bij->b", v[0].T, v.mT)), x, y)
     assert "transpose" not in [e.op.name for e in traced.graph.eqns]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=4, max_side=3),
+    st.sampled_from(DTYPES),
+    st.sampled_from(DTYPES),
+)
+def test_broadcasts_of_any_shapes(shapes: Any, left: str, right: str) -> None:
+    x, y = (sample(shape, d) for shape, d in zip(shapes.input_shapes, (left, right)))
+    both = lambda x, y: (x * y, np.maximum(x, y), np.where(x > y, x, y), x < y)  # noqa: E731
+    require_same(both, x, y, allow_float64=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.mutually_broadcastable_shapes(
+        signature=np.matmul.signature, max_dims=2, min_side=1, max_side=4
+    ),
+    st.sampled_from(["float32", "float64", "int64", "bool"]),
+)
+def test_products_of_any_shapes(shapes: Any, dtype: str) -> None:
+    x, y = (sample(shape, dtype) for shape in shapes.input_shapes)
+    require_same(lambda x, y: x @ y, x, y)
+    if x.ndim > 1 and y.ndim > 1:
+        require_same(lambda x, y: np.einsum("...ij,...jk->...ki", x, y), x, y)
+    require_same(lambda x, y: np.tensordot(x, y, axes=(-1, max(y.ndim - 2, 0))), x, y)
+    require_same(lambda x, y: np.dot(x, y), x, y)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.array_shapes(min_dims=1, max_dims=4, max_side=4),
+    st.sampled_from(DTYPES),
+    st.data(),
+)
+def test_reductions_and_movement_of_any_shapes(
+    shape: tuple[int, ...], dtype: str, data: st.DataObject
+) -> None:
+    x, n = sample(shape, dtype), len(shape)
+    axes = tuple(data.draw(st.lists(st.integers(0, n - 1), unique=True)))
+    keep, d = data.draw(st.booleans()), data.draw(st.integers(-n, n - 1))
+    order = data.draw(st.permutations(range(n)))
+    target = data.draw(st.permutations(shape))
+    require_same(
+        lambda x: (x.sum(axes, keepdims=keep), x.max(axes, keepdims=keep), x.mean(axes)), x
+    )
+    require_same(lambda x: (x.argmin(d), x.cumsum(d), np.flip(x, d), np.roll(x, 1, d)), x)
+    require_same(lambda x: (x.transpose(order).reshape(target), np.moveaxis(x, d, 0)), x)
+    require_same(lambda x: (np.stack([x, x], d), np.concatenate([x, x], d), x.repeat(2, d)), x)
