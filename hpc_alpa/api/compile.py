@@ -20,6 +20,7 @@ from hpc_alpa.lower import Program, lower
 from hpc_alpa.lower.check import check
 from hpc_alpa.plan.plan import Plan
 from hpc_alpa.pytree import Node, TreeDef
+from hpc_alpa.report.plan_rows import Names, described, names_of
 from hpc_alpa.search import Request, search
 from hpc_alpa.step import FORWARD, StepGraph, split_batch
 from hpc_alpa.trace import Traced, trace
@@ -66,6 +67,7 @@ class Compiled:
     """Everything that the ranks need to run a step."""
 
     plan: Plan
+    names: Names
     programs: tuple[Program, ...]
     creation: tuple[Program, ...]
     input_types: tuple[TensorType, ...]
@@ -181,13 +183,15 @@ def compile_step(
     divided: StepGraph = split_batch(step.graph, batch, plan.num_microbatches, step.renewed)
     programs = lower(divided, plan)
     check(programs)
+    names = names_of(divided, plan.cuts, step.num_state_leaves)
     creation: tuple[Program, ...] = ()
     if init is not None:
         creation = creation_programs(init, programs, plan)
         check(creation)
     traced = step.traced
     return Compiled(
-        plan,
+        described(plan, programs, names),
+        names,
         programs,
         creation,
         tuple(v.type for v in step.graph.inputs),

@@ -3,8 +3,8 @@
     with planning(Target(cluster=..., size=64)):
         run_the_script()                    # raises Planned at its first parallelized step
 
-No rank starts, and no MPI: the script's process stands for all ranks. `hpc-alpa plan` and `simulate`
-are made of this.
+No rank starts, and no MPI: the script's process stands for all ranks. `hpc-alpa plan` and
+`simulate` are made of this.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpc_alpa import arrays as array_backends
+from hpc_alpa.api import planning
 from hpc_alpa.api.compile import (
     Compiled,
     Options,
@@ -25,6 +26,7 @@ from hpc_alpa.api.compile import (
 )
 from hpc_alpa.api.machine import find_cluster, find_costs
 from hpc_alpa.cluster import Cluster
+from hpc_alpa.comm.protocol import Communicator
 from hpc_alpa.cost import Cost
 from hpc_alpa.errors import DataError, HpcAlpaError, PlanError
 from hpc_alpa.ir.evaluate import evaluate
@@ -39,6 +41,7 @@ from hpc_alpa.runtime.memory import keep_freed_memory
 from hpc_alpa.runtime.runner import ProcessRunner, Runner, ThreadRunner
 from hpc_alpa.search.follow import follow_plan
 from hpc_alpa.sharding import ShardingSpec
+from hpc_alpa.simulate import Simulation, simulate
 from hpc_alpa.step import split_batch
 from hpc_alpa.trace import Traced, trace
 
@@ -173,7 +176,25 @@ class ParallelStep:
         from hpc_alpa.api.explain import explain
 
         compiled, engine = self._current()
-        return explain(compiled.plan, engine.programs)
+        return explain(compiled.plan, engine.programs, compiled.names)
+
+    def simulate(self) -> Simulation:
+        """The last call's programs in modelled seconds. Local.
+
+        Raises:
+            CostError: there are no costs, as a plan that was given needs none to run.
+        """
+        cluster = find_cluster(self._cluster, self.runner.size)
+        return simulate(self.programs, find_costs(self._costs, cluster, self.runner.hosts))
+
+    def gather_records(self) -> tuple[Record, ...]:
+        """What the last call did on each rank. Collective."""
+
+        def collect(comm: Communicator) -> list[Record]:
+            mine = self.records[comm.rank]
+            return comm.all_gather_objects(mine) if comm.size > 1 else [mine]
+
+        return tuple(next(iter(self.runner.each(collect).values())))
 
     def prepare(self, state: Any, batch: Any, *arguments: Any) -> Plan:
         """Trace, plan and compile for these arguments without running. Collective."""
@@ -242,21 +263,27 @@ class ParallelStep:
         key: object,
     ) -> tuple[Compiled, Engine]:
         runner = self.runner
-        self._agree(key, batch, flat)
         pending = [x.pending for x in flat[0][0] if isinstance(x, DistributedArray)]
         creations = {p.creation for p in pending if isinstance(p, _Leaf) and not p.done}
         creation = creations.pop() if len(creations) == 1 else None
         started = [_example(x) for x in leaves]
         traced_examples = _rebuild(examples, flat, started)
 
-        def work() -> Compiled:
-            step = trace_step(
+        def traced() -> Step:
+            return trace_step(
                 self.function,
                 traced_examples,
                 len(flat[0][0]),
                 flat[0][1],
                 self.options.allow_float64,
             )
+
+        if (target := planning.target()) is not None:
+            planning.stop(target, traced(), self._cluster, self._costs, self.options)
+        self._agree(key, batch, flat)
+
+        def work() -> Compiled:
+            step = traced()
             plan = self._plan(step)
             return compile_step(step, plan, creation.traced if creation else None)
 
@@ -274,7 +301,10 @@ class ParallelStep:
             return self._follow(step)
         if self._given is not None:
             given = self._given if isinstance(self._given, Plan) else Plan.load(self._given)
-            require_fit(given, step, find_cluster(self._cluster, size), None, size)
+            cluster, cost = find_cluster(self._cluster, size), None
+            if self._costs is not None:
+                cost = find_costs(self._costs, cluster, self.runner.hosts)
+            require_fit(given, step, cluster, cost, size)
             return given
         cluster = find_cluster(self._cluster, size)
         cost = find_costs(self._costs, cluster, self.runner.hosts)
@@ -372,6 +402,8 @@ class _Leaf:
 
 
 def _start(backend: str, cluster: Any) -> tuple[Runner, Any]:
+    if (target := planning.target()) is not None:
+        return planning.NoRunner(target.size or 1), array_backends.BACKENDS["host"]()
     name = os.environ.get("HPC_ALPA_BACKEND", backend) if backend == "auto" else backend
     if name not in BACKENDS:
         raise HpcAlpaError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")

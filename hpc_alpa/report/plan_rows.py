@@ -1,0 +1,201 @@
+"""[Plan, Programs] -> [StageRow]: what a plan's table says, counted from the programs that run."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hpc_alpa.ir.graph import Eqn, Var
+from hpc_alpa.lower.program import KIND, Program, Send
+from hpc_alpa.plan.plan import Plan
+from hpc_alpa.report.rows import StageRow
+from hpc_alpa.step import FORWARD, StepGraph, anchors
+
+MOST_WEIGHTS = 6  # that a stage shows, the largest first
+# What brings a weight into the loop without computing with it.
+MOVES = ("cast", "enter", "reshape", "transpose")
+
+
+@dataclass(frozen=True)
+class Names:
+    """What people call the parts of a step.
+
+    Attributes:
+        weights: position among the step's inputs -> (path, elements), of the state that the loop
+            reads; optimizer state is not among them.
+        layers: names of the layers of each stage, in order; a layer that is cut is in two.
+    """
+
+    weights: Mapping[int, tuple[str, int]]
+    layers: tuple[tuple[str, ...], ...]
+
+
+# ---------------------------------------------------------------------------------------- names
+def names_of(step: StepGraph, cuts: Sequence[int], num_state_leaves: int) -> Names:
+    """Names of a step's weights and of the layers of its stages.
+
+    Args:
+        cuts: where stages start among the forward equations (`step.anchors`).
+        num_state_leaves: how many of the step's first inputs are its state.
+    """
+    state = {v: k for k, v in enumerate(step.graph.inputs[:num_state_leaves]) if v.type.shape}
+    carried: dict[Var, Var] = {v: v for v in state}
+    read: list[Var] = []
+    for e in step.graph.eqns:
+        if e.op.name in MOVES and e.inputs[0] in carried:
+            carried[e.output] = carried[e.inputs[0]]
+        elif e.phase == FORWARD:
+            read += [carried[v] for v in e.inputs if v in carried]
+    name_of = step.graph.name_of
+    ordered = sorted(dict.fromkeys(read), key=lambda v: state[v])
+    paths = _short([name_of.get(v.id, str(v)) for v in ordered])
+    short = dict(zip(ordered, paths, strict=True))
+    weights = {state[v]: (short[v], v.type.size) for v in ordered}
+    return Names(weights, _layers(step, cuts, carried, short))
+
+
+def _layers(
+    step: StepGraph, cuts: Sequence[int], carried: Mapping[Var, Var], short: Mapping[Var, str]
+) -> tuple[tuple[str, ...], ...]:
+    """Labels of the forward equations of each stage, each once."""
+    found: list[dict[str, None]] = [{} for _ in range(len(cuts) + 1)]
+    label = ""
+    for k, e in enumerate(anchors(step)):
+        if e.op.name in MOVES and e.inputs[0] in carried:
+            continue
+        label = _label(e, [short[carried[v]] for v in e.inputs if v in carried]) or label
+        if label:
+            found[sum(k >= c for c in cuts)][label] = None
+    return tuple(tuple(labels) for labels in found)
+
+
+def _label(e: Eqn, weights: Sequence[str]) -> str:
+    """The user's marker; else the part of the model that the weight's path names."""
+    if e.layer is not None:
+        return f"layer {e.layer}"
+    for path in weights:
+        parts = path.split("/")
+        if len(parts) > 1 and parts[1].isdigit():
+            return " ".join(parts[:2])
+        return parts[0]
+    return ""
+
+
+def _short(paths: Sequence[str]) -> list[str]:
+    """Paths without the folders that all of them share: `state/params`."""
+    parts = [p.split("/") for p in paths]
+    shared = os.path.commonprefix([p[:-1] for p in parts]) if parts else []
+    return ["/".join(p[len(shared) :]) for p in parts]
+
+
+# ----------------------------------------------------------------------------------------- rows
+def counts(program: Program) -> dict[str, int]:
+    """How many collectives of each kind, and how many sends, one step of a rank has."""
+    found = Counter(KIND[type(i)] for i in program.instructions if type(i) in KIND)
+    sends = sum(isinstance(i, Send) for i in program.instructions)
+    ordered = {kind: found[kind] for kind in KIND.values() if found[kind]}
+    return ordered | ({"send": sends} if sends else {})
+
+
+def stage_rows(
+    plan: Plan, programs: Sequence[Program], names: Names | None = None
+) -> tuple[StageRow, ...]:
+    """A row per stage; ranks of a stage that communicate differently have rows of their own."""
+    rows = []
+    for index, stage in enumerate(plan.stages):
+        alike: dict[tuple[tuple[str, int], ...], list[int]] = {}
+        for rank in stage.devices:
+            alike.setdefault(tuple(counts(programs[rank]).items()), []).append(rank)
+        for found, ranks in alike.items():
+            row = StageRow(
+                index,
+                tuple(ranks),
+                stage.mesh_shape,
+                names.layers[index] if names is not None else (),
+                main_specs(programs[ranks[0]], names) if names is not None else {},
+                dict(found),
+            )
+            rows.append(_predicted(row, plan))
+    return tuple(rows)
+
+
+def main_specs(program: Program, names: Names) -> dict[str, str]:
+    """Specs of a rank's largest weights; equal ones of several layers are one: `layers/*/w`."""
+    specs = {p.position: p.spec for p in program.inputs}
+    held = [(*names.weights[k], specs[k]) for k in names.weights if k in specs]
+    by_pattern: dict[str, set[str]] = {}
+    for path, _, spec in held:
+        by_pattern.setdefault(_pattern(path), set()).add(spec)
+    size: dict[str, int] = {}
+    found: dict[str, str] = {}
+    for path, elements, spec in held:
+        name = _pattern(path) if len(by_pattern[_pattern(path)]) == 1 else path
+        size[name], found[name] = elements, spec
+    largest = sorted(found, key=lambda n: -size[n])[:MOST_WEIGHTS]
+    return {name: found[name] for name in largest}
+
+
+def _pattern(path: str) -> str:
+    return "/".join("*" if part.isdigit() else part for part in path.split("/"))
+
+
+def _predicted(row: StageRow, plan: Plan) -> StageRow:
+    return replace(
+        row,
+        predicted_seconds=_largest(plan.predicted.get("busy_seconds"), row.ranks),
+        predicted_bytes=_largest(plan.predicted.get("peak_bytes"), row.ranks),
+    )
+
+
+def with_measured(
+    rows: Iterable[StageRow], seconds: Sequence[float] | None, nbytes: Sequence[float] | None
+) -> tuple[StageRow, ...]:
+    """The rows with what was measured on each rank: of a row's ranks, the most."""
+    return tuple(
+        replace(
+            row,
+            measured_seconds=_largest(seconds, row.ranks),
+            measured_bytes=_largest(nbytes, row.ranks),
+        )
+        for row in rows
+    )
+
+
+def _largest(values: Sequence[float] | None, ranks: Sequence[int]) -> float | None:
+    return max(values[r] for r in ranks) if values else None
+
+
+# ------------------------------------------------------------------------------- kept in a plan
+KEPT = ("stage", "ranks", "mesh", "layers", "specs", "collectives")
+
+
+def described(plan: Plan, programs: Sequence[Program], names: Names) -> Plan:
+    """The plan with its rows beside its predictions, so that its file explains itself.
+
+    They are no part of what is decided, and of the digest.
+    """
+    rows = [_to_json(row) for row in stage_rows(plan, programs, names)]
+    return replace(plan, predicted={**plan.predicted, "stages": rows})
+
+
+def stored_rows(plan: Plan) -> tuple[StageRow, ...]:
+    """The rows that `described` kept; without any, what the plan itself says of its stages."""
+    kept = plan.predicted.get("stages")
+    if kept is None:
+        return tuple(
+            _predicted(StageRow(k, s.devices, s.mesh_shape, ()), plan)
+            for k, s in enumerate(plan.stages)
+        )
+    return tuple(_predicted(_from_json(row), plan) for row in kept)
+
+
+def _to_json(row: StageRow) -> dict[str, Any]:
+    values = {key: getattr(row, key) for key in KEPT}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _from_json(row: Mapping[str, Any]) -> StageRow:
+    return StageRow(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
