@@ -16,7 +16,7 @@ from typing import Any
 
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import HpcAlpaError, InfeasibleError, PlanError
-from hpc_alpa.lower import Program, lower
+from hpc_alpa.lower import lower
 from hpc_alpa.plan.intra_op import IntraOp, Pricing
 from hpc_alpa.plan.methods import Method, parse_method, restrictions
 from hpc_alpa.plan.plan import Plan, StagePlan
@@ -27,7 +27,7 @@ from hpc_alpa.search.layers import find_layers
 from hpc_alpa.search.pins import pinned
 from hpc_alpa.search.request import Request
 from hpc_alpa.search.slicing import Slices, slice_stages
-from hpc_alpa.simulate import simulate
+from hpc_alpa.simulate import Simulation, simulate
 from hpc_alpa.step import NeedsMicrobatches, StepGraph, split_batch, split_stages
 
 log = logging.getLogger(__name__)
@@ -187,8 +187,7 @@ def _score(
         result = simulate(programs, request.cost)
         peak = max(result.peak_bytes, default=0)
         if peak <= limit:
-            predicted = _predicted(programs, result.step_seconds, result.peak_bytes)
-            done = replace(plan, predicted=predicted, solver=_solver(solutions))
+            done = replace(plan, predicted=_predicted(result), solver=_solver(solutions))
             return Scored(done, result.step_seconds)
         allowed *= 0.98 * limit / peak
     error = InfeasibleError(
@@ -236,10 +235,12 @@ def _plan(
     return plan, solutions
 
 
-def _predicted(
-    programs: Sequence[Program], seconds: float, peaks: Sequence[float]
-) -> dict[str, Any]:
-    return {"step_seconds": seconds, "peak_bytes": [int(p) for p in peaks]}
+def _predicted(result: Simulation) -> dict[str, Any]:
+    return {
+        "step_seconds": result.step_seconds,
+        "busy_seconds": list(result.compute_seconds),
+        "peak_bytes": [int(p) for p in result.peak_bytes],
+    }
 
 
 def _solver(solutions: Sequence[Solution]) -> Mapping[str, Any]:
