@@ -105,7 +105,8 @@ def _stage(plan: Plan, index: int, rows: Sequence[StageRow]) -> str:
     for k, (name, spec) in enumerate(first.specs.items()):
         lines.append(_line("" if k else "weights", f"{name:{width}}  {spec}"))
     for row in rows:
-        whom = "each rank" if len(rows) == 1 else f"ranks {ranks_text(row.ranks)}"
+        some = f"rank{'s' * (len(row.ranks) > 1)} {ranks_text(row.ranks)}"
+        whom = "each rank" if len(rows) == 1 else some
         done = ", ".join(f"{n} {kind}" for kind, n in row.collectives.items())
         known = bool(plan.predicted.get("stages")) or row.collectives
         lines.append(_line("per step", f"{whom}: {done or ('no communication' if known else '-')}"))

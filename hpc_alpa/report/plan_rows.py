@@ -88,6 +88,8 @@ def _short(paths: Sequence[str]) -> list[str]:
     """Paths without the folders that all of them share: `state/params`."""
     parts = [p.split("/") for p in paths]
     shared = os.path.commonprefix([p[:-1] for p in parts]) if parts else []
+    while shared and any(p[len(shared)].isdigit() for p in parts):
+        shared = shared[:-1]  # a number alone is no name: `layers/0`
     return ["/".join(p[len(shared) :]) for p in parts]
 
 
@@ -123,19 +125,32 @@ def stage_rows(
 
 
 def main_specs(program: Program, names: Names) -> dict[str, str]:
-    """Specs of a rank's largest weights; equal ones of several layers are one: `layers/*/w`."""
+    """Specs of a rank's largest weights; equal ones are one: `layers/*/attention/{k,q,v}/weight`."""
     specs = {p.position: p.spec for p in program.inputs}
     held = [(*names.weights[k], specs[k]) for k in names.weights if k in specs]
     by_pattern: dict[str, set[str]] = {}
     for path, _, spec in held:
         by_pattern.setdefault(_pattern(path), set()).add(spec)
-    size: dict[str, int] = {}
-    found: dict[str, str] = {}
+    found: dict[str, tuple[int, str]] = {}
     for path, elements, spec in held:
         name = _pattern(path) if len(by_pattern[_pattern(path)]) == 1 else path
-        size[name], found[name] = elements, spec
-    largest = sorted(found, key=lambda n: -size[n])[:MOST_WEIGHTS]
-    return {name: found[name] for name in largest}
+        found[name] = elements, spec
+    merged = _siblings(found)
+    largest = sorted(merged, key=lambda name: -merged[name][0])[:MOST_WEIGHTS]
+    return {name: merged[name][1] for name in largest}
+
+
+def _siblings(found: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """Weights that differ in the last folder alone are one line."""
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for name, what in found.items():
+        *folder, own, leaf = ["", *name.split("/")]
+        alike.setdefault((tuple(folder), leaf, what), []).append(own)
+    merged = {}
+    for (folder, leaf, what), own in alike.items():
+        middle = own[0] if len(own) == 1 else f"{{{','.join(own)}}}"
+        merged["/".join(filter(None, (*folder, middle, leaf)))] = what
+    return merged
 
 
 def _pattern(path: str) -> str:

@@ -1,0 +1,75 @@
+"""`hpc-alpa plan --script train.py --cluster cluster.toml -- ARGUMENTS`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpc_alpa.api.explain import explain
+from hpc_alpa.api.planning import Target
+from hpc_alpa.cli import options
+from hpc_alpa.cli.script import planned
+from hpc_alpa.errors import PlanError
+from hpc_alpa.plan.methods import parse_method
+from hpc_alpa.schedule import SCHEDULES
+
+
+def _method(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and value != "auto":
+        try:
+            parse_method(value)
+        except PlanError as error:
+            raise click.BadParameter(str(error)) from error
+    return value
+
+
+@click.command()
+@options.script
+@options.machine
+@click.option("--devices", type=click.IntRange(min=1), help="Use the cluster's first N devices.")
+@click.option("--method", callback=_method, help="auto, or dpN, tpN, ppN and their products.")
+@click.option("--num-microbatches", type=click.IntRange(min=1), help="Default: searched.")
+@click.option("--schedule", type=click.Choice(["auto", *SCHEDULES]), help="Order of microbatches.")
+@click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="Bytes of a device.")
+@click.option("--out", type=options.WRITE, help="Write the plan here.")
+@options.as_json
+def command(
+    path: Path,
+    arguments: tuple[str, ...],
+    cluster: str | None,
+    costs: Path | None,
+    analytic: bool,
+    devices: int | None,
+    out: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Plan the first step of a training script, without running it and without MPI.
+
+    The script runs in this process up to the step; what it is given there says what is planned. A
+    cluster without --costs is priced by its description. With --json the plan itself is printed.
+    """
+    _say_progress()
+    priced = options.costs_of(cluster, costs, analytic)
+    wanted = {name: value for name, value in given.items() if value is not None}
+    found = planned(path, arguments, Target(cluster, priced, devices, options=wanted))
+    plan = found.compiled.plan
+    if out is not None:
+        plan.save(out)
+    if as_json:
+        click.echo(plan.to_json(), nl=False)
+    else:
+        click.echo(explain(plan, found.compiled.programs, found.compiled.names))
+
+
+def _say_progress() -> None:
+    """What the search tries, on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("hpc_alpa.search")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
