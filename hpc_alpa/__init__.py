@@ -1,4 +1,4 @@
-"""hpc_alpa: takes a training script, measures the machine, splits the model over devices, runs it by MPI.
+"""hpc_alpa measures a machine, splits a training step over its devices, and runs it by MPI.
 
     step = hpc_alpa.parallelize(train_step)
     state = step.create(init, seed=0)

@@ -12,8 +12,8 @@ class HpcAlpaError(Exception):
 class TracingError(HpcAlpaError):
     """The function does something that a trace cannot record.
 
-    A traced array has a type but no values, so Python control flow on values, in-place writes, hidden
-    randomness and functions outside the NumPy protocol have no meaning in the graph.
+    A traced array has a type but no values, so Python control flow on values, in-place writes,
+    hidden randomness and functions outside the NumPy protocol have no meaning in the graph.
     """
 
 
@@ -22,7 +22,10 @@ class GraphError(HpcAlpaError):
 
 
 class ShardingError(HpcAlpaError):
-    """A value cannot lie on a mesh as asked: a dim that an axis does not divide, or a malformed spec."""
+    """A value cannot lie on a mesh as asked.
+
+    An axis does not divide a dim, or a spec is malformed.
+    """
 
 
 class ClusterError(HpcAlpaError):
@@ -37,11 +40,17 @@ class CostError(HpcAlpaError):
 
 
 class PlanError(HpcAlpaError):
-    """A plan cannot be made, read or used: another graph, another number of ranks, a malformed file."""
+    """A plan cannot be made, read or used.
+
+    It was made for another graph or number of ranks, or its file is malformed.
+    """
 
 
 class InfeasibleError(PlanError):
-    """No plan meets a limit. The message names the limit, by how much it is missed and the nearest fit."""
+    """No plan meets a limit.
+
+    The message names the limit, by how much it is missed and the nearest fit.
+    """
 
 
 class ScheduleError(HpcAlpaError):
@@ -51,8 +60,8 @@ class ScheduleError(HpcAlpaError):
 class ProgramError(HpcAlpaError):
     """The programs of the ranks do not fit together.
 
-    A message without its receive, two orders of collectives, a cycle of waits, a use after free, or a
-    write to a buffer that a pending message reads.
+    A message without its receive, two orders of collectives, a cycle of waits, a use after free, or
+    a write to a buffer that a pending message reads.
     """
 
 
