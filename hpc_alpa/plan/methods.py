@@ -114,7 +114,8 @@ def _tensor_parallel(axis: int, step: StepGraph) -> Restrictions:
             return role in right
         if e.inputs[0] in weights:
             return role in left
-        return role in set(left) & set(right) & set(out)
+        shared = set(left) & set(right) & set(out)
+        return role in shared or not shared
 
     def where(v: Var, spec: ShardingSpec) -> bool:
         return v not in step.batch or axis not in spec.split_axes

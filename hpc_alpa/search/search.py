@@ -28,7 +28,7 @@ from hpc_alpa.search.pins import pinned
 from hpc_alpa.search.request import Request
 from hpc_alpa.search.slicing import Slices, slice_stages
 from hpc_alpa.simulate import Simulation, simulate
-from hpc_alpa.step import NeedsMicrobatches, StepGraph, split_batch, split_stages
+from hpc_alpa.step import StepGraph, split_batch, split_stages
 
 log = logging.getLogger(__name__)
 TRIES = 4  # tightenings of the memory row when the simulator finds more bytes than it counts
@@ -61,6 +61,7 @@ def search(request: Request) -> Plan:
 
     Raises:
         InfeasibleError: no plan fits the memory; says by how much, and the nearest fit.
+        NeedsMicrobatches: their number is part of the model's meaning, and was not given.
         PlanError: the method does not fit the number of devices, or nothing can be planned.
     """
     start = time.perf_counter()
@@ -117,20 +118,16 @@ def _raise(failures: Sequence[HpcAlpaError], request: Request) -> None:
 def _candidates(
     request: Request, method: Method | None
 ) -> Iterator[tuple[StepGraph, Candidate]]:
-    for num_microbatches in _microbatches(request, method):
-        try:
-            step = split_batch(
-                request.graph, request.batch, num_microbatches, request.renewed
-            )
-        except NeedsMicrobatches:
-            if request.num_microbatches is not None or num_microbatches == 1:
-                raise
-            log.info("B=%d changes the meaning of the model", num_microbatches)
-            continue
+    # Where the number of microbatches is part of the model's meaning, this raises before the search.
+    steps = [
+        split_batch(request.graph, request.batch, n, request.renewed)
+        for n in _microbatches(request, method)
+    ]
+    for step in steps:
         for slices in _slices(request, method, step):
             for schedule in _schedules(request, slices):
                 yield step, Candidate(
-                    num_microbatches, schedule, slices.cuts, slices.meshes, slices.axes
+                    step.num_microbatches, schedule, slices.cuts, slices.meshes, slices.axes
                 )
 
 

@@ -27,7 +27,8 @@ class NeedsMicrobatches(TracingError):
     """The number of microbatches is part of this model's meaning.
 
     A value that needs the whole batch (a batch norm's mean, a balance loss) is consumed inside the loop
-    over microbatches, so another number of them computes something else: it is asked for, not searched.
+    over microbatches, so several of them compute something else: their number is asked for, not
+    searched. One microbatch keeps the meaning of the unsplit step.
     """
 
 
@@ -84,15 +85,18 @@ def split_batch(
                 f"microbatches: choose a number that divides {v.type.shape[:1]}"
             )
     pulled: set[Var] = set()
+    finished: set[Var] = set()
     while True:
         try:
-            slots = analyse(graph, batch, num_microbatches, pulled)
+            slots = analyse(graph, batch, num_microbatches, pulled, finished)
             return replace(
                 _write(graph, batch, num_microbatches, slots), renewed=dict(renewed or {})
             )
         except _DependsOnInputsOnly as early:
             graph, clones = _clone(graph, early.value)
             pulled |= clones
+        except _NeededInLoop as early:
+            finished |= early.values
 
 
 class _DependsOnInputsOnly(Exception):
@@ -102,61 +106,136 @@ class _DependsOnInputsOnly(Exception):
         self.value = value
 
 
+class _NeededInLoop(Exception):
+    """Sums over the batch that the only slot has finished as soon as it has made them."""
+
+    def __init__(self, values: set[Var]) -> None:
+        self.values = values
+
+
 def time_strategies(e: Eqn, num_slots: int) -> tuple[Strategy, ...]:
-    """The ways to run an equation over slots of time; one slot is a split too."""
+    """The ways to run an equation over slots of time; one slot is a split too.
+
+    Several slots cannot share the statistics of a fused operator (`k!`), nor can a slot be told
+    where its part of a table starts (`v@` of operands alone).
+    """
     rule = rule_of(e)
-    single = [f for f, n in rule.sizes.items() if n == 1 and not rule.marked(f, "^")]
-    roles = [*possible_roles(rule), *(single if num_slots == 1 else [])]
+    roles = possible_roles(rule)
+    if num_slots == 1:
+        roles += [f for f, n in rule.sizes.items() if n == 1 and not rule.marked(f, "^")]
+    else:
+        whole = {f for f in rule.sizes if rule.marked(f, "!")} | set(rule.located)
+        roles = [r for r in roles if r not in whole]
     found = (apply_roles(rule, (r,), (num_slots,)) for r in roles)
     return tuple(s for s in found if s is not None)
 
 
-def analyse(graph: Graph, batch: frozenset[Var], num_slots: int, pulled: set[Var]) -> Slots:
-    """How every value lies over time. Values in `pulled` are computed before the loop."""
+def analyse(
+    graph: Graph,
+    batch: frozenset[Var],
+    num_slots: int,
+    pulled: set[Var],
+    finished: set[Var] | frozenset[Var] = frozenset(),
+) -> Slots:
+    """How every value lies over time.
+
+    Values in `pulled` are computed before the loop. Those in `finished` are sums over the batch that
+    the only slot reads whole.
+    """
     mesh = (num_slots,)
     slots = Slots({}, {}, set())
     learned = _depends_on_state(graph, batch)
+    read_in_loop = _read_in_loop(graph)
     consumed_whole: set[Var] = set()
     for v in graph.inputs:
         split = ((0,),) + ((),) * (v.type.ndim - 1) if v in batch else ((),) * v.type.ndim
         slots.spec[v] = ShardingSpec(split)
 
     def fixed(v: Var) -> bool:
-        return slots.spec[v].is_replicated
+        return slots.spec[v].is_replicated and v not in slots.post
 
     for e in graph.eqns:
         out = e.output
         whole = ShardingSpec.replicated(out.type.ndim)
-        if out in pulled or all(fixed(v) and v not in slots.post for v in e.inputs):
+        if out in pulled or all(fixed(v) and v not in slots.role for v in e.inputs):
             slots.spec[out] = whole
             continue
         late = [v for v in e.inputs if v in slots.post]
-        if not late and e.phase != APPLY:
+        looped = e.phase != APPLY or out in read_in_loop
+        if not late and looped:
+            if all(map(fixed, e.inputs)):
+                # Finished sums of the only slot, and what is made of them.
+                slots.spec[out], slots.role[out] = whole, IDLE
+                continue
             found = _fitting(e, mesh, slots, graph, consumed_whole)
             if found is not None:
                 slots.spec[out], slots.role[out] = found.output, found.roles[0]
+                if out in finished:
+                    slots.spec[out] = found.output.resolved()
                 consumed_whole.update(v for v in e.inputs if fixed(v))
                 continue
-        if e.phase != APPLY:
-            for v in e.inputs:
-                if (v in late or slots.spec[v].partial) and v not in learned:
+        if looped:
+            partial = [v for v in e.inputs if slots.spec[v].partial]
+            for v in (*late, *partial):
+                if v not in learned:
                     raise _DependsOnInputsOnly(v)
-            split = [v for v in e.inputs if any(slots.spec[v].dims)]
-            if split:
-                raise _needs(e, graph, split[0], late, num_slots)
+            if num_slots == 1 and partial:
+                raise _NeededInLoop({_first_partial(v, slots, graph) for v in partial})
+            if num_slots == 1 and not late:
+                slots.spec[out], slots.role[out] = _gathering(e, mesh, slots)
+                continue
+            parts = [v for v in e.inputs if any(slots.spec[v].dims)]
+            if parts:
+                raise _needs(e, graph, parts[0], [*late, *partial], num_slots)
         slots.spec[out] = whole
         slots.post.add(out)
     return slots
 
 
-def _needs(e: Eqn, graph: Graph, split: Var, late: list[Var], num_slots: int) -> NeedsMicrobatches:
-    other = graph.describe(late[0]) if late else "a whole batch"
+def _read_in_loop(graph: Graph) -> set[Var]:
+    """What the loss and its gradients read, directly or not, wherever it was written."""
+    found: set[Var] = set()
+    for e in reversed(graph.eqns):
+        if e.phase in LOOP or e.output in found:
+            found.update(e.inputs)
+    return found
+
+
+def _needs(
+    e: Eqn, graph: Graph, split: Var, finished: list[Var], num_slots: int
+) -> NeedsMicrobatches:
+    other = f"the finished {graph.describe(finished[0])}" if finished else "a whole batch"
     return NeedsMicrobatches(
         f"{e.op.name} at {e.source or 'unknown line'} needs {other}, and meets "
         f"{graph.describe(split)}, which is split into {num_slots} microbatches: the number of "
-        "microbatches is part of this model's meaning. Give num_microbatches=... to parallelize "
-        "(1 keeps the meaning of the unsplit step)."
+        "microbatches is part of this model's meaning. Give num_microbatches=1 to parallelize, "
+        "which keeps the meaning of the unsplit step."
     )
+
+
+def _first_partial(v: Var, slots: Slots, graph: Graph) -> Var:
+    """The sum over the batch that a partial value comes from."""
+    while slots.role[v][0] in "+>":
+        v = next(u for u in graph.producer[v].inputs if slots.spec[u].partial)
+    return v
+
+
+def _gathering(e: Eqn, mesh: tuple[int], slots: Slots) -> tuple[ShardingSpec, str]:
+    """How the only slot runs what no slot of several could: it reads some operands whole.
+
+    Devices that split the batch gather these operands.
+    """
+    have = [slots.spec[v] for v in e.inputs]
+    best: tuple[int, Strategy] | None = None
+    for s in time_strategies(e, mesh[0]):
+        same = [h == n for h, n in zip(have, s.inputs, strict=True)]
+        split = any(m and any(n.dims) for m, n in zip(same, s.inputs, strict=True))
+        rest_whole = all(m or n.is_replicated for m, n in zip(same, s.inputs, strict=True))
+        if split and rest_whole and (best is None or sum(same) > best[0]):
+            best = sum(same), s
+    if best is None or best[1].output.partial:
+        return ShardingSpec.replicated(e.output.type.ndim), IDLE
+    return best[1].output, best[1].roles[0]
 
 
 def _fitting(
@@ -194,21 +273,47 @@ def _make_in_slot(
     slots: Slots,
     graph: Graph,
     consumed_whole: set[Var],
-) -> bool:
+) -> None:
     """Make a mask, random values or a broadcast in the slot instead of slicing a whole one."""
+    moved: dict[Var, Strategy] = {}
+    if not _movable(v, need, mesh, slots, graph, consumed_whole, moved):
+        return
+    for u in moved:
+        # Nothing outside the loop may wait for what the loop makes.
+        for reader in graph.readers[u]:
+            w = reader.output
+            if w in slots.spec and w not in slots.role and w not in moved:
+                return
+    for u, s in moved.items():
+        slots.spec[u], slots.role[u] = s.output, s.roles[0]
+
+
+def _movable(
+    v: Var,
+    need: ShardingSpec,
+    mesh: tuple[int],
+    slots: Slots,
+    graph: Graph,
+    consumed_whole: set[Var],
+    moved: dict[Var, Strategy],
+) -> bool:
+    """Whether a slot can make its part of a value; `moved` gets the equations that do."""
+    if v in moved:
+        return moved[v].output == need
     if slots.spec[v] == need:
         return True
     e = graph.producer.get(v)
-    if e is None or v in consumed_whole or slots.role.get(v) is not None:
+    if e is None or v in consumed_whole or v in slots.role:
         return False
     for s in time_strategies(e, mesh[0]):
         if s.output != need:
             continue
+        tried = dict(moved) | {v: s}
         pairs = list(zip(e.inputs, s.inputs, strict=True))
         if all(n.is_replicated and slots.spec[u].is_replicated for u, n in pairs) or all(
-            _make_in_slot(u, n, mesh, slots, graph, consumed_whole) for u, n in pairs
+            _movable(u, n, mesh, slots, graph, consumed_whole, tried) for u, n in pairs
         ):
-            slots.spec[v], slots.role[v] = need, s.roles[0]
+            moved.update(tried)
             return True
     return False
 
@@ -304,7 +409,8 @@ class _Writer:
     def _needs(self, e: Eqn, role: str) -> tuple[ShardingSpec, ...]:
         out = self.slots.spec[e.output]
         for s in time_strategies(e, self.num_slots):
-            if s.roles == (role,) and s.output == out:
+            # The only slot may hold a sum that is finished.
+            if s.roles == (role,) and s.output.dims == out.dims:
                 return s.inputs
         raise AssertionError((e, role))
 
@@ -316,6 +422,8 @@ class _Writer:
 
     def inside(self, v: Var, need: ShardingSpec) -> Var:
         """A value as one slot reads it."""
+        if v in self.slots.role and self.num_slots == 1:
+            need = self.slots.spec[v]  # the only slot has all of it, however it is read
         if (v, need) in self.inner:
             return self.inner[v, need]
         source = self.outside(v)
@@ -354,6 +462,9 @@ class _Writer:
                 name = "accumulate" if spec.kind == "+" else "accumulate_max"
                 made = self.b.emit(name, inner, slots=self.num_slots)
                 self.roles[made] = spec.kind + "0"
+            elif spec.is_replicated:
+                made = self.b.accumulate(inner, slots=self.num_slots)
+                self.roles[made] = IDLE
             else:
                 dim = _split_dim(spec)
                 made = self.b.stack(inner, dim=dim, slots=self.num_slots)
