@@ -2,9 +2,9 @@
 
     [Item] -> [Item], for the phases that run once a step
 
-Items are taken in waves: everything that can run before the next collective, then all collectives that
-are ready, fused by kind, axes, reduction and dtype. So the gradients of a step are reduced in one call,
-and what ZeRO gathers is gathered in one.
+Items are taken in waves: everything that can run before the next collective, then all collectives
+that are ready, fused by kind, axes, reduction and dtype. So the gradients of a step are reduced in
+one call, and what ZeRO gathers is gathered in one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ def is_collective(item: Item) -> bool:
 
 
 def bucket(items: Sequence[Item], limit: int = LIMIT) -> list[Item]:
-    """Reorder the items of a phase that runs once, and fuse its collectives."""
+    """Reorder the items of a phase that runs once, and fuse its collectives.
+
+    Args:
+        limit: most bytes that one bucket holds; a larger value is alone in its bucket.
+    """
     waiting = list(items)
     made_here = {w for item in waiting for w in writes(item)}
     done: set[str] = set()

@@ -58,7 +58,9 @@ def local_move(item: Convert, mesh: DeviceMesh, device: int, phase: str) -> Kern
     coords = mesh.coords(device)
     have = type.with_shape(local_shape(type.shape, move.source, mesh.shape))
     want = type.with_shape(local_shape(type.shape, move.target, mesh.shape))
-    name, params, inputs = "enter", {}, (source,)
+    name = "enter"
+    params: dict[str, object] = {}
+    inputs: tuple[str, ...] = (source,)
     if move.kind == "slice":
         index = index_along(coords, move.axes, mesh.shape)
         starts = [0] * type.ndim

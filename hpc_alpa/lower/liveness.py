@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from hpc_alpa.lower.program import (
     AllGather,
@@ -23,8 +24,10 @@ from hpc_alpa.lower.program import (
 )
 from hpc_alpa.step import APPLY, PREPARE
 
+Names = tuple[str, ...]
+
 # What an instruction touches: (buffers read, buffers written). A run's follow from its body.
-TOUCHES = {
+TOUCHES: dict[type, Callable[[Any], tuple[Names, Names]]] = {  # alphabetical
     AllGather: lambda i: (i.sources, i.targets),
     AllReduce: lambda i: (i.sources, i.targets),
     AllToAll: lambda i: ((i.source,), (i.target,)),
@@ -38,7 +41,7 @@ TOUCHES = {
 }
 
 
-def touches(i: Instruction, bodies: Mapping[str, Body]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def touches(i: Instruction, bodies: Mapping[str, Body]) -> tuple[Names, Names]:
     """The buffers that an instruction reads and writes."""
     if isinstance(i, Run):
         read, written = body_touches(bodies[i.body])
@@ -46,10 +49,10 @@ def touches(i: Instruction, bodies: Mapping[str, Body]) -> tuple[tuple[str, ...]
             tuple(at(n, i.microbatch) for n in read),
             tuple(at(n, i.microbatch) for n in written),
         )
-    return TOUCHES[type(i)](i)  # type: ignore[no-any-return, operator]
+    return TOUCHES[type(i)](i)
 
 
-def body_touches(body: Body) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def body_touches(body: Body) -> tuple[Names, Names]:
     """Names that a body reads from outside, and all that it writes."""
     read: dict[str, None] = {}
     written: dict[str, None] = {}

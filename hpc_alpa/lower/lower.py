@@ -1,4 +1,4 @@
-"""[StepGraph, Plan] -> [Program of each rank]
+"""[StepGraph, Plan] -> [Program], one for each rank.
 
 stage code      what each stage does in each phase, with conversions         spmd
 buckets         collectives of the once-a-step phases fused                  bucket
@@ -33,7 +33,7 @@ from hpc_alpa.lower.program import (
     Wait,
     at,
 )
-from hpc_alpa.lower.spmd import PHASES, Compute, Convert, Exchange, Item, StageCode, stage_code
+from hpc_alpa.lower.spmd import PHASES, Compute, Convert, Exchange, StageCode, stage_code
 from hpc_alpa.plan.plan import Plan
 from hpc_alpa.reshard import ReshardTask, local, reshard
 from hpc_alpa.schedule.action import Pass
@@ -50,6 +50,7 @@ from hpc_alpa.step import (
     split_stages,
 )
 
+Part = Body | Convert | Exchange
 PHASE_OF = {Pass.FORWARD: FORWARD, Pass.BACKWARD: BACKWARD}
 
 
@@ -83,7 +84,12 @@ def lower_stages(step: StepGraph, stages: Sequence[StageGraph], plan: Plan) -> t
 
 @dataclass(frozen=True)
 class Channel:
-    """A transfer between stages with its tiles; the number is the messages' tag."""
+    """A transfer between stages with its tiles.
+
+    Attributes:
+        number: the messages' tag.
+        source_name, target_name: the buffers at both ends, `@` behind those of one microbatch.
+    """
 
     number: int
     transfer: Transfer
@@ -128,6 +134,7 @@ class _Writer:
     device: int
     channels: dict[Transfer, Channel]
     bodies: dict[str, Body] = field(default_factory=dict)
+    parts_of: dict[str, list[Part]] = field(default_factory=dict)
     out: list[Instruction] = field(default_factory=list)
     marks: list[tuple[int, str]] = field(default_factory=list)
     sending: list[list[str]] = field(default_factory=lambda: [[], []])
@@ -170,39 +177,40 @@ class _Writer:
     def phase(self, phase: str, microbatch: int | None, label: str) -> None:
         self.marks.append((len(self.out), label))
         self.finish_sends()
-        kernels: list[Kernel] = []
-        count = 0
+        for part in self.parts(phase):
+            if isinstance(part, Body):
+                self.out.append(Run(part.name, microbatch))
+            elif isinstance(part, Convert):
+                self.out.append(collective(part, self.mesh, self.device, microbatch))
+            elif part.sends:
+                self.send(self.channels[part.transfer], microbatch)
+            else:
+                self.receive(self.channels[part.transfer], microbatch)
 
-        def flush() -> None:
-            nonlocal count
-            if kernels:
-                name = f"{phase}.{count}"
-                self.bodies.setdefault(name, Body(name, tuple(kernels)))
-                self.out.append(Run(name, microbatch))
-                kernels.clear()
-                count += 1
+    def parts(self, phase: str) -> list[Part]:
+        """What a phase does on this device: bodies, and the items between that need others."""
+        if phase not in self.parts_of:
+            found: list[Part] = []
+            kernels: list[Kernel] = []
 
-        for item in self.code.items[phase]:
-            made = self._local(item, phase)
-            if isinstance(made, Kernel):
-                kernels.append(made)
-                continue
-            flush()
-            if isinstance(item, Convert):
-                self.out.append(collective(item, self.mesh, self.device, microbatch))
-            elif isinstance(item, Exchange):
-                if item.sends:
-                    self.send(self.channels[item.transfer], microbatch)
+            def close() -> None:
+                if kernels:
+                    name = f"{phase}.{sum(isinstance(p, Body) for p in found)}"
+                    self.bodies[name] = Body(name, tuple(kernels))
+                    found.append(self.bodies[name])
+                    kernels.clear()
+
+            for item in self.code.items[phase]:
+                if isinstance(item, Compute):
+                    kernels.append(kernel(item, self.mesh, self.device))
+                elif isinstance(item, Convert) and is_local(item):
+                    kernels.append(local_move(item, self.mesh, self.device, phase))
                 else:
-                    self.receive(self.channels[item.transfer], microbatch)
-        flush()
-
-    def _local(self, item: Item, phase: str) -> Kernel | None:
-        if isinstance(item, Compute):
-            return kernel(item, self.mesh, self.device)
-        if isinstance(item, Convert) and is_local(item):
-            return local_move(item, self.mesh, self.device, phase)
-        return None
+                    close()
+                    found.append(item)
+            close()
+            self.parts_of[phase] = found
+        return self.parts_of[phase]
 
     # ------------------------------------------------------------------------------ messages
     def finish_sends(self, all: bool = False) -> None:
@@ -295,27 +303,26 @@ class _Writer:
                 region = self.tile(spec, v.type.shape)
                 type = v.type.with_shape(tuple(b - a for a, b in region))
                 placed.append(Placed(k, name, type, str(spec), region))
-                continue
-            owners = [c for c in self.codes if any(j == k for j, _ in c.stage.results)]
-            if not v.type.shape:
+            elif not v.type.shape:
                 placed.append(Placed(k, f"result{k}", v.type, ".", ()))
-            assert owners, f"no stage makes output {k}"
-        for k, v in enumerate(self.step.graph.outputs):
-            self._share(k, v, made)
+            if not v.type.shape:
+                self._share(k, v, made[k][1] if k in made else "")
         return tuple(placed)
 
-    def _share(self, k: int, v: Var, made: dict[int, tuple[Var, str, ShardingSpec]]) -> None:
+    def _share(self, k: int, v: Var, source: str) -> None:
+        """Bring a 0-d result from the first device that has it to the stages that do not make it.
+
+        Args:
+            source: its buffer on this device, "" where it has none.
+        """
         owners = [c for c in self.codes if any(j == k for j, _ in c.stage.results)]
-        if v.type.shape or len(owners) == len(self.codes):
-            return
+        assert owners, f"no stage makes output {k}"
         root = owners[0].plan.devices[0]
-        ranks = tuple(d for c in self.codes if c not in owners for d in c.plan.devices)
-        if self.device != root and k in made:
-            return
-        source = made[k][1] if k in made else ""
-        target = "" if k in made else f"result{k}"
-        group = (root, *ranks)
-        self.out.append(Broadcast(source, target, (), root, group, v.type.nbytes))
+        others = tuple(d for c in self.codes if c not in owners for d in c.plan.devices)
+        if others and (self.device == root or not source):
+            target = "" if source else f"result{k}"
+            group = (root, *others)
+            self.out.append(Broadcast(source, target, (), root, group, v.type.nbytes))
 
 
 def _ticket(channel: Channel, piece: int, microbatch: int | None, side: str) -> str:

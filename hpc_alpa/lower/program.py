@@ -1,12 +1,14 @@
 """`Program`: one instruction list per rank, and the bodies that its runs share.
 
     run forward.0 m=2                  a body: kernels on local arrays, no communication
-    all_reduce v41.R+P0@2 -> v41.R@2 over 0,1
-    send v41.R@2 to 3 channel 0        started here, finished by `wait`
-    free v41.R@2
+    all_reduce v41.RR+P0@2 -> v41.RR@2 sum over 0,1
+    send v41.RR@2[0:4,0:8] to 3 channel 0 ticket c0.0.m2.s
+    wait c0.0.m2.s                     the send has ended: its buffer may go
+    free v41.RR@2
 
-Buffers are names. A name in a body that ends in `@` lives once a microbatch: at run time it gets the
-microbatch's number. The bucket order and the regions are in the program; nothing is decided while running.
+Buffers are names: a value's number, how it lies, and the window that made it (`lower.spmd`). A name
+that ends in `@` in a body lives once a microbatch; in an instruction the microbatch's number
+follows. Buckets and regions are in the program; nothing is decided while running.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ class Kernel:
     """One operator on local arrays.
 
     Attributes:
-        inputs, output: buffer names of the body.
+        inputs, output: names of buffers, `@` behind those of one microbatch.
         params: the equation's parameters.
         type: type of the output tile.
         starts, extents, offsets: see `ir.op.Call`.
         slot_strides: (dim, elements) by which the tile moves on from one microbatch to the next.
-        frees: buffers that nothing reads afterwards.
         work: what the cost model prices.
-        phase, label: for the timeline.
+        phase: `prepare`, `forward`, `backward` or `apply`.
+        frees: buffers that nothing reads afterwards.
     """
 
     op: Op
@@ -75,7 +77,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class AllReduce:
-    """Reduce buffers over a group; several are fused into one bucket."""
+    """Reduce buffers over a group; several are fused into one bucket.
+
+    Here and below, `group` has the ranks in the order of the mesh axis, and `nbytes` are those of
+    the whole tensor on the group, as `cost.Cost.collective` takes them.
+    """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
@@ -175,7 +181,15 @@ class Allocate:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Start sending a region of a buffer; it may not be written or freed before `Wait`."""
+    """Start sending a region of a buffer; it may not be written or freed before `Wait`.
+
+    Attributes:
+        region: (start, stop) of each dim of the buffer; () is all of it.
+        peer: the rank at the other side.
+        channel: tag of the transfer: messages of one channel match in order.
+        ticket: what `Wait` calls it.
+        nbytes: of the region.
+    """
 
     buffer: str
     region: Region
@@ -193,7 +207,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Recv:
-    """Start receiving a region of a buffer; it may not be read before `Wait`."""
+    """Start receiving a region of a buffer; it may not be read before `Wait`. As `Send`."""
 
     buffer: str
     region: Region
@@ -279,6 +293,7 @@ class Program:
     """What one rank does in one step.
 
     Attributes:
+        bodies: by name; a body is written once and run for every microbatch.
         inputs, outputs: where the step's inputs and outputs lie.
         marks: (index of the first instruction, label) of every action, `2F0`, for the timeline.
     """
@@ -301,6 +316,7 @@ class Program:
         return f"rank {self.rank}\n" + "\n".join(lines)
 
     def runs(self) -> Iterator[tuple[Body, int | None]]:
+        """The bodies in the order in which they run, with their microbatch."""
         for i in self.instructions:
             if isinstance(i, Run):
                 yield self.bodies[i.body], i.microbatch

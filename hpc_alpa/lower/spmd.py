@@ -2,9 +2,9 @@
 
     [StageGraph, StagePlan] -> [StageCode]
 
-Items are the same on all devices of the mesh but for the tile they work on; `lower.instantiate` fills that
-in. A conversion is made before its first reader and shared by later readers of the same window (prepare,
-forward, backward, apply).
+Items are the same on all devices of the mesh but for the tile they work on; `lower.instantiate`
+fills that in. A conversion is made before its first reader and shared by later readers of the same
+window (prepare, forward, backward, apply).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FINISHED = ("accumulate", "accumulate_max", "stack")
 
 @dataclass(frozen=True)
 class Compute:
-    """One equation under its strategy."""
+    """One equation under its strategy. Inputs and output are names of buffers."""
 
     eqn: Eqn
     strategy: Strategy
@@ -38,7 +38,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class Convert:
-    """One move; several moves of one kind over the same axes may share a message (`lower.bucket`)."""
+    """One move, or several of one kind over the same axes that share a message (`lower.bucket`)."""
 
     moves: tuple[Move, ...]
     types: tuple[TensorType, ...]
@@ -48,7 +48,7 @@ class Convert:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Send or receive a value to or from another stage; `name` is the buffer on this side."""
+    """Send a value to another stage, or receive it; `name` is the buffer on this side."""
 
     transfer: Transfer
     name: str
