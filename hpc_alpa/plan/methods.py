@@ -17,7 +17,7 @@ from hpc_alpa.errors import PlanError
 from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.ops.contraction import split_equation
 from hpc_alpa.plan.intra_op import Restrictions
-from hpc_alpa.sharding import ShardingSpec, Strategy
+from hpc_alpa.sharding import ShardingSpec, Strategy, rule_of
 from hpc_alpa.sharding.strategies import IDLE
 from hpc_alpa.step import FORWARD, LOOP, StepGraph
 
@@ -80,12 +80,12 @@ def parse_method(name: str) -> Method:
 def restrictions(method: Method, step: StepGraph) -> Restrictions:
     """What the method leaves to choose from, on meshes of its axes."""
     made = Restrictions()
-    for axis, (kind, _) in enumerate(method.axes):
-        made = made & _KINDS[kind](axis, step)
+    for axis, (kind, size) in enumerate(method.axes):
+        made = made & _KINDS[kind](axis, size, step)
     return made
 
 
-def _data_parallel(axis: int, step: StepGraph) -> Restrictions:
+def _data_parallel(axis: int, size: int, step: StepGraph) -> Restrictions:
     def strategy(e: Eqn, s: Strategy) -> bool:
         role = s.roles[axis]
         if e.phase in LOOP:
@@ -100,27 +100,72 @@ def _data_parallel(axis: int, step: StepGraph) -> Restrictions:
     return Restrictions(strategy, where)
 
 
-def _tensor_parallel(axis: int, step: StepGraph) -> Restrictions:
+def _tensor_parallel(axis: int, size: int, step: StepGraph) -> Restrictions:
     weights = _from_parameters(step)
+    whole = _whole_dims(step)
 
-    def strategy(e: Eqn, s: Strategy) -> bool:
-        role, batch = s.roles[axis], step.roles.get(e.output, IDLE)
-        if e.phase in LOOP and role == batch and batch[0] not in "+>-":
-            return False
-        if e.phase != FORWARD or e.op.name != "dot_general":
-            return True
+    def factors(e: Eqn) -> set[str]:
+        """What a forward matrix product may be split along: the weight's dims, or the heads."""
         left, right, out = split_equation(e.params_dict["equation"])
         if e.inputs[1] in weights:
-            return role in right
-        if e.inputs[0] in weights:
-            return role in left
-        shared = set(left) & set(right) & set(out)
-        return role in shared or not shared
+            allowed = set(right)
+        elif e.inputs[0] in weights:
+            allowed = set(left)
+        else:
+            return set(left) & set(right) & set(out)
+        places, sizes = _places(e), rule_of(e).sizes
+        allowed = {f for f in allowed if not any(p in whole for p in places[f])}
+        # A vocabulary that does not divide leaves its product whole; heads that do not are an error.
+        return allowed if any(sizes[f] % size == 0 for f in allowed) else {IDLE}
+
+    def strategy(e: Eqn, s: Strategy) -> bool:
+        role = s.roles[axis]
+        if e.phase == FORWARD and e.op.name == "dot_general":
+            return role in factors(e) and role != step.roles.get(e.output, IDLE)
+        if e.phase not in LOOP or role[0] in "+>-":
+            return True
+        batch = step.roles.get(e.output, IDLE)
+        return role != batch and not any(place in whole for place in _places(e)[role])
 
     def where(v: Var, spec: ShardingSpec) -> bool:
-        return v not in step.batch or axis not in spec.split_axes
+        return all(axis not in axes or (v, d) not in whole for d, axes in enumerate(spec.dims))
 
     return Restrictions(strategy, where)
+
+
+Place = tuple[Var, int]
+
+
+def _places(e: Eqn) -> dict[str, list[Place]]:
+    """The dims of operands and output that each factor of an equation runs along."""
+    rule = rule_of(e)
+    found: dict[str, list[Place]] = {f: [] for f in rule.sizes}
+    for v, dims in zip((*e.inputs, e.output), (*rule.inputs, rule.output), strict=True):
+        for d, factors in enumerate(dims):
+            for factor in factors:
+                found[factor].append((v, d))
+    return found
+
+
+def _whole_dims(step: StepGraph) -> frozenset[Place]:
+    """Dims that Megatron never splits (Shoeybi et al. 2019, Sec. 3): those of the batch's rows and
+    positions, and the width of the activations between its blocks, which a layer norm normalises."""
+    parent: dict[Place, Place] = {}
+
+    def root(place: Place) -> Place:
+        while parent.setdefault(place, place) != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    inside = [e for e in step.graph.eqns if e.phase in LOOP or e.op.name == "enter"]
+    for e in inside:
+        for places in _places(e).values():
+            for place in places:
+                parent[root(place)] = root(places[0])
+    kept = {root((v, d)) for v in step.batch for d in range(v.type.ndim)}
+    kept |= {root((e.output, e.output.type.ndim - 1)) for e in inside if e.op.name == "layer_norm"}
+    return frozenset(place for place in list(parent) if root(place) in kept)
 
 
 def _from_parameters(step: StepGraph) -> frozenset[Var]:

@@ -20,16 +20,21 @@ from hpc_alpa.sharding import Conversions, Move, ShardingSpec, moves
 from hpc_alpa.sharding.conversions import FREE, Price
 
 
+# Of two plans of one price the one with fewer collectives.
+FEWER = 1e-7
+
+
 def price_on(mesh: DeviceMesh, cost: Cost) -> Price:
     """Seconds of a move on a mesh: of its slowest group."""
     groups = {}
 
     def price(move: Move, nbytes: float) -> float:
         if move.kind in FREE:
-            return 0.0
+            # Of two paths of one price the shorter one, too.
+            return 1e-3 * FEWER
         if move.axes not in groups:
             groups[move.axes] = mesh.groups(move.axes)
-        return seconds(move.kind, nbytes, groups[move.axes])
+        return FEWER + seconds(move.kind, nbytes, groups[move.axes])
 
     @cache
     def seconds(kind: str, nbytes: float, groups: tuple[tuple[int, ...], ...]) -> float:

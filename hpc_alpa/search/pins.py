@@ -10,10 +10,14 @@ from hpc_alpa.plan.intra_op import Restrictions
 from hpc_alpa.sharding import ShardingSpec
 
 
-def pinned(graph: Graph, pins: Mapping[str, str | Mapping[int, int]]) -> Restrictions:
+def pinned(
+    graph: Graph, pins: Mapping[str, str | Mapping[int, int]], mesh: tuple[int, ...]
+) -> Restrictions:
     """Restrictions from `{name: "S0R"}` or `{name: {dim: mesh axis}}`.
 
     A name is an input's path; `params/w1` also means every input whose path ends in it.
+
+    A mesh axis of one device splits nothing, so a pin to it is met by every spec.
 
     Raises:
         PlanError: no input has the name.
@@ -35,7 +39,10 @@ def pinned(graph: Graph, pins: Mapping[str, str | Mapping[int, int]]) -> Restric
             return True
         if isinstance(pin, str):
             return str(spec) == pin
-        return all(axis in spec.dims[dim] for dim, axis in pin.items())
+        return all(
+            axis < len(mesh) and (mesh[axis] == 1 or axis in spec.dims[dim])
+            for dim, axis in pin.items()
+        )
 
     return Restrictions(input=allowed)
 

@@ -17,7 +17,7 @@ from typing import Any
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import HpcAlpaError, InfeasibleError, PlanError
 from hpc_alpa.lower import lower
-from hpc_alpa.plan.intra_op import IntraOp, Pricing
+from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions
 from hpc_alpa.plan.methods import Method, parse_method, restrictions
 from hpc_alpa.plan.plan import Plan, StagePlan
 from hpc_alpa.plan.solve.highs import solve
@@ -159,7 +159,9 @@ def _schedules(request: Request, slices: Slices) -> list[str]:
 
 def _slices(request: Request, method: Method | None, step: StepGraph) -> Iterator[Slices]:
     if method is None:
-        yield from slice_stages(request, step, pinned(request.graph, request.pins))
+        yield from slice_stages(
+            request, step, lambda mesh: pinned(request.graph, request.pins, mesh)
+        )
         return
     layers = find_layers(step, request.cost, method.stages)
     per_stage = method.num_devices // method.stages
@@ -203,8 +205,7 @@ def _plan(
     candidate: Candidate,
     memory: float,
 ) -> tuple[Plan, list[Solution]]:
-    pins = pinned(request.graph, request.pins)
-    rules = pins if method is None else pins & restrictions(method, step)
+    manual = Restrictions() if method is None else restrictions(method, step)
     schedule = SCHEDULES[candidate.schedule](len(candidate.meshes), candidate.num_microbatches)
     in_flight = peak_in_flight(schedule)
     stages: list[StagePlan] = []
@@ -212,6 +213,7 @@ def _plan(
     for stage, mesh, axes in zip(
         split_stages(step, candidate.cuts), candidate.meshes, candidate.axes, strict=True
     ):
+        rules = manual & pinned(request.graph, request.pins, mesh.shape)
         program = IntraOp(
             step, stage, Pricing.on(mesh, request.cost), rules, in_flight[stage.index], memory
         )

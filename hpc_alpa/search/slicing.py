@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from hpc_alpa.step import BACKWARD, FORWARD, StageGraph, StepGraph, split_stages
 
 log = logging.getLogger(__name__)
 AXES = ("x", "y", "z")
+RulesOn = Callable[[tuple[int, ...]], Restrictions]
 MOST_LAYERS = 8
 
 
@@ -37,7 +38,7 @@ class Slices:
     axes: tuple[tuple[str, ...], ...]
 
 
-def slice_stages(request: Request, step: StepGraph, rules: Restrictions) -> Iterator[Slices]:
+def slice_stages(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[Slices]:
     """Ways to slice the step: none, on each logical shape; then the best for each number of stages."""
     devices = tuple(range(request.num_devices))
     alone = step.num_microbatches == 1 or request.num_microbatches is not None
@@ -65,7 +66,7 @@ def _sizes(request: Request) -> list[int]:
     return [k for k in inside + list(range(2 * width, n, width)) if k < n]
 
 
-def _pipelines(request: Request, step: StepGraph, rules: Restrictions) -> Iterator[Slices]:
+def _pipelines(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[Slices]:
     layers = find_layers(step, request.cost, request.layers or MOST_LAYERS)
     stages = split_stages(step, layers.starts[1:])
     meshes = [

@@ -8,7 +8,7 @@ layers are min-plus products; equal layers have one table.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -35,13 +35,14 @@ class Tables:
     Attributes:
         layers: the stage graph of each layer, when each is a stage.
         meshes: the submeshes that stages may lie on, each on representative devices.
+        rules: mesh shape -> what the user's pins leave to choose from.
     """
 
     step: StepGraph
     layers: Sequence[StageGraph]
     meshes: Sequence[DeviceMesh]
     cost: Cost
-    rules: Restrictions
+    rules: Callable[[tuple[int, ...]], Restrictions]
     _made: dict[tuple[str, int], Table] = field(default_factory=dict)
 
     @cached_property
@@ -54,18 +55,29 @@ class Tables:
         return [Pricing.on(m, self.cost) for m in self.meshes]
 
     def ends(self, layer: int) -> tuple[Transfer | None, Transfer | None]:
-        """The largest value that enters a layer going forward, and the largest that leaves it."""
-        stage = self.layers[layer]
-        entering = [t for t in stage.received if t.phase == FORWARD]
-        leaving = [t for t in stage.sent if t.phase == FORWARD]
-        return _largest(entering), _largest(leaving)
+        """What separates a layer from the one before it and from the one after it."""
+        return self.separator(layer), self.separator(layer + 1)
+
+    def separator(self, cut: int) -> Transfer | None:
+        """The largest value that goes forward from layer `cut - 1` to layer `cut`, if any does.
+
+        Other values that cross, and those that skip a layer, lie as is cheapest on each side.
+        """
+        if not 0 < cut < len(self.layers):
+            return None
+        crossing = [
+            t
+            for t in self.layers[cut].received
+            if t.phase == FORWARD and t.source == cut - 1 and t.value.type.shape
+        ]
+        return max(crossing, key=lambda t: (t.value.type.nbytes, -t.value.id), default=None)
 
     def classes(self, cut: int, mesh: int) -> tuple[ShardingSpec, ...]:
         """The specs that the value at the cut before layer `cut` may have on a mesh."""
-        value = self.ends(cut)[0] if 0 < cut < len(self.layers) else None
-        if value is None:
+        separator = self.separator(cut)
+        if separator is None:
             return (ShardingSpec(()),)
-        return specs_of(value.value.type, self.meshes[mesh].shape)
+        return specs_of(separator.value.type, self.meshes[mesh].shape)
 
     def layer(self, layer: int, mesh: int) -> Table:
         """Seconds of one layer in a step, [class entering, class leaving]."""
@@ -76,7 +88,7 @@ class Tables:
 
     def _layer(self, layer: int, mesh: int) -> Table:
         stage = self.layers[layer]
-        program = IntraOp(self.step, stage, self.pricings[mesh], self.rules)
+        program = IntraOp(self.step, stage, self.pricings[mesh], self.rules(self.meshes[mesh].shape))
         entering, leaving = self.ends(layer)
         keep, ties = [], []
         at_in = {v: k for k, v in enumerate(stage.graph.inputs)}
@@ -113,7 +125,7 @@ class Tables:
 
     def transfer(self, cut: int, source: int, target: int) -> Table:
         """Seconds to bring the value at a cut forward, and its gradient back, [q, p]."""
-        entering = self.ends(cut)[0]
+        entering = self.separator(cut)
         senders, receivers = self.classes(cut, source), self.classes(cut, target)
         if entering is None:
             return np.zeros((len(senders), len(receivers)))
@@ -151,10 +163,6 @@ def transfer_seconds(
 def min_plus(a: Table, b: Table) -> Table:
     """min over q of a[p, q] + b[q, r]."""
     return (a[:, :, None] + b[None, :, :]).min(axis=1)
-
-
-def _largest(transfers: Sequence[Transfer]) -> Transfer | None:
-    return max(transfers, key=lambda t: t.value.type.nbytes, default=None)
 
 
 def _tie(
