@@ -91,13 +91,12 @@ def place_frees(
     }
     local = {name: {n for k in body.kernels for n in k.frees} for name, body in inside.items()}
     last: dict[str, int] = {}
-    sends: dict[str, list[str]] = {}
+    under_way: dict[str, str] = {}
     for k, i in enumerate(instructions):
-        if isinstance(i, Send):
-            sends.setdefault(i.ticket, []).append(i.buffer)
+        if isinstance(i, (Send, Recv)):
+            under_way[i.ticket] = i.buffer
         if isinstance(i, Wait):
-            for n in sends.get(i.ticket, ()):
-                last[n] = k
+            last[under_way[i.ticket]] = k
         read, written = touches(i, bodies)
         for n in (*read, *written):
             if not (isinstance(i, Run) and _formal(n) in local[i.body]):
