@@ -1,7 +1,7 @@
 """A script run up to its first step, which is then planned and not run.
 
     with planning(Target(cluster=..., size=64)):
-        run_the_script()                    # raises Planned at its first parallelized step
+        run_the_script()                    # raises Planned (or Failed) at its first step
 
 No rank starts, and no MPI: the script's process stands for all ranks. `hpc-alpa plan` and
 `simulate` are made of this.
@@ -21,7 +21,7 @@ from hpc_alpa.api.machine import find_cluster, find_costs
 from hpc_alpa.cluster import Cluster
 from hpc_alpa.comm.protocol import Communicator
 from hpc_alpa.cost import Cost
-from hpc_alpa.errors import PlanError
+from hpc_alpa.errors import HpcAlpaError, PlanError
 from hpc_alpa.plan.plan import Plan
 
 T = TypeVar("T")
@@ -57,12 +57,20 @@ class Planned(BaseException):
         self.compiled, self.cost = compiled, cost
 
 
+class Failed(BaseException):
+    """The end of a script whose step cannot be planned; `error` says why."""
+
+    def __init__(self, error: HpcAlpaError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 _target: ContextVar[Target | None] = ContextVar("hpc_alpa_planning", default=None)
 
 
 @contextmanager
 def planning(target: Target) -> Iterator[None]:
-    """Plan the first step that is called inside, and raise `Planned` there."""
+    """Plan the first step that is called inside, and raise `Planned` or `Failed` there."""
     token = _target.set(target)
     try:
         yield
@@ -82,7 +90,7 @@ class NoRunner:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.hosts = (tuple(range(size)),)
+        self.hosts: tuple[tuple[int, ...], ...] = (tuple(range(size)),)
 
     def each(self, function: Callable[[Communicator], T]) -> dict[int, T]:
         raise PlanError(
@@ -95,13 +103,31 @@ class NoRunner:
 
 
 def stop(
-    aim: Target, step: Step, cluster: Cluster | str | Path | None, costs: Any, options: Options
+    aim: Target,
+    traced: Callable[[], Step],
+    cluster: Cluster | str | Path | None,
+    costs: Any,
+    options: Options,
 ) -> NoReturn:
-    """Plan a traced step for a target and end the script.
+    """Plan a step for a target and end the script, whatever exceptions it catches.
 
     Args:
+        traced: traces the step.
         cluster, costs, options: the script's own, where the target has none.
+
+    Raises:
+        Planned, Failed: always one of them.
     """
+    try:
+        found = _plan(aim, traced(), cluster, costs, options)
+    except HpcAlpaError as error:
+        raise Failed(error) from error
+    raise found
+
+
+def _plan(
+    aim: Target, step: Step, cluster: Cluster | str | Path | None, costs: Any, options: Options
+) -> Planned:
     where = find_cluster(aim.cluster if aim.cluster is not None else cluster, aim.size)
     size = aim.size or (aim.plan.num_devices if aim.plan is not None else None)
     size = size or (where.num_devices if where is not None else None)
@@ -114,13 +140,11 @@ def stop(
             f"the plan is for {size} devices, cluster {where.name!r} has {where.num_devices}: "
             "take a larger cluster, or fewer devices"
         )
-    cost = find_costs(
-        aim.costs if aim.costs is not None else costs, where, (tuple(range(size)),)
-    )
+    cost = find_costs(aim.costs if aim.costs is not None else costs, where, (tuple(range(size)),))
     if aim.plan is None:
         wanted = replace(options, **aim.options)
         plan = make_plan(step, where if where is not None else cost.cluster, cost, size, wanted)
     else:
         plan = aim.plan
         require_fit(plan, step, where, cost, size)
-    raise Planned(compile_step(step, plan, None), cost)
+    return Planned(compile_step(step, plan, None), cost)

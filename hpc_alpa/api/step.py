@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpc_alpa import arrays as array_backends
+from hpc_alpa import comm as comm_backends
 from hpc_alpa.api import planning
 from hpc_alpa.api.compile import (
     Compiled,
@@ -25,6 +26,7 @@ from hpc_alpa.api.compile import (
     trace_step,
 )
 from hpc_alpa.api.machine import find_cluster, find_costs
+from hpc_alpa.arrays import Arrays
 from hpc_alpa.cluster import Cluster
 from hpc_alpa.comm.protocol import Communicator
 from hpc_alpa.cost import Cost
@@ -63,8 +65,11 @@ class Batch:
 
     def example(self) -> Any:
         """Types of the whole batch, from one row."""
-        one = self.read(np.arange(1))
-        return tree_map(lambda x: _Described((self.rows, *np.shape(x)[1:]), np.asarray(x).dtype), one)
+
+        def whole(x: Any) -> _Described:
+            return _Described((self.rows, *np.shape(x)[1:]), np.asarray(x).dtype)
+
+        return tree_map(whole, self.read(np.arange(1)))
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,7 @@ class ParallelStep:
         self.function, self.options, self.follow = function, options, follow
         self._cluster, self._costs, self._given = cluster, costs, plan
         self._backend = backend
-        self._runner: Runner | None = follow._runner if follow is not None else None
-        self._arrays: Any = follow._arrays if follow is not None else None
+        self._started: tuple[Runner, Arrays] | None = None
         self._compiled: dict[object, tuple[Compiled, Engine]] = {}
         self._last: tuple[Compiled, Engine] | None = None
         self._signature: tuple[tuple[str, str], ...] = ()
@@ -147,9 +151,7 @@ class ParallelStep:
         for k, value in enumerate([*leaves, *compiled.captured]):
             # An evaluation step gives no new state: the old one lives on.
             inputs[k] = engine.place(k, value, rows.get(k), bool(compiled.returns_state))
-        outputs, self.records = engine.run(
-            inputs, measure_memory=measure_memory, timeline=timeline
-        )
+        outputs, self.records = engine.run(inputs, measure_memory=measure_memory, timeline=timeline)
         self.record = next(iter(self.records.values()))
         results = [
             engine.wrap(k, shards, compiled.weak_outputs[k]) for k, shards in enumerate(outputs)
@@ -203,14 +205,20 @@ class ParallelStep:
     # --------------------------------------------------------------------------------- set-up
     @property
     def runner(self) -> Runner:
-        if self._runner is None:
-            self._runner, self._arrays = _start(self._backend, self._cluster)
-        return self._runner
+        return self._start()[0]
 
     @property
-    def arrays(self) -> Any:
-        _ = self.runner
-        return self._arrays
+    def arrays(self) -> Arrays:
+        return self._start()[1]
+
+    def _start(self) -> tuple[Runner, Arrays]:
+        """Join the job when it is first needed. Collective."""
+        if self._started is None:
+            followed = self.follow
+            self._started = (
+                _start(self._backend, self._cluster) if followed is None else followed._start()
+            )
+        return self._started
 
     def _current(self) -> tuple[Compiled, Engine]:
         if self._last is None:
@@ -264,7 +272,7 @@ class ParallelStep:
     ) -> tuple[Compiled, Engine]:
         runner = self.runner
         pending = [x.pending for x in flat[0][0] if isinstance(x, DistributedArray)]
-        creations = {p.creation for p in pending if isinstance(p, _Leaf) and not p.done}
+        creations = {p.creation for p in pending if isinstance(p, _Leaf)}
         creation = creations.pop() if len(creations) == 1 else None
         started = [_example(x) for x in leaves]
         traced_examples = _rebuild(examples, flat, started)
@@ -279,7 +287,7 @@ class ParallelStep:
             )
 
         if (target := planning.target()) is not None:
-            planning.stop(target, traced(), self._cluster, self._costs, self.options)
+            planning.stop(target, traced, self._cluster, self._costs, self.options)
         self._agree(key, batch, flat)
 
         def work() -> Compiled:
@@ -308,7 +316,9 @@ class ParallelStep:
             return given
         cluster = find_cluster(self._cluster, size)
         cost = find_costs(self._costs, cluster, self.runner.hosts)
-        return make_plan(step, cost.cluster if cluster is None else cluster, cost, size, self.options)
+        if cluster is None:
+            cluster = cost.cluster
+        return make_plan(step, cluster, cost, size, self.options)
 
     def _follow(self, step: Step) -> Plan:
         """The plan of an evaluation step on the placement of the step it follows."""
@@ -362,15 +372,15 @@ class ParallelStep:
                 digest.update(np.ascontiguousarray(x).tobytes())
         mine = digest.hexdigest()
 
-        def compare(comm: Any) -> list[str]:
+        def compare(comm: Communicator) -> list[str]:
             return list(comm.all_gather_objects(mine)) if comm.size > 1 else [mine]
 
         found = next(iter(self.runner.each(compare).values()))
         other = [r for r, d in enumerate(found) if d != found[0]]
         if other:
             raise DataError(
-                f"ranks {other} call the step with another batch, or other types, than rank 0: give "
-                "all ranks the same global arrays, or a hpc_alpa.Batch that reads rows"
+                f"ranks {other} call the step with another batch, or other types, than rank 0: "
+                "give all ranks the same global arrays, or a hpc_alpa.Batch that reads rows"
             )
 
 
@@ -392,8 +402,6 @@ class _Creation:
 class _Leaf:
     """A leaf of a state that is not made yet."""
 
-    done = False
-
     def __init__(self, creation: _Creation, position: int) -> None:
         self.creation, self.position = creation, position
 
@@ -401,7 +409,8 @@ class _Leaf:
         return self.creation.value(self.position)
 
 
-def _start(backend: str, cluster: Any) -> tuple[Runner, Any]:
+def _start(backend: str, cluster: Cluster | str | Path | None) -> tuple[Runner, Arrays]:
+    """The ranks that run together, and their arrays. Collective but for `local`."""
     if (target := planning.target()) is not None:
         return planning.NoRunner(target.size or 1), array_backends.BACKENDS["host"]()
     name = os.environ.get("HPC_ALPA_BACKEND", backend) if backend == "auto" else backend
@@ -418,10 +427,13 @@ def _start(backend: str, cluster: Any) -> tuple[Runner, Any]:
 
     world = init()
     if name == "cuda":
-        from hpc_alpa.runtime.device import device_communicator
-
         arrays = array_backends.BACKENDS["cuda"]()
-        return ProcessRunner(device_communicator(world, arrays), world.hosts), arrays
+        data = (
+            world.communicator
+            if world.size == 1
+            else comm_backends.backend("nccl", world.communicator)
+        )
+        return ProcessRunner(data, world.hosts), arrays
     return ProcessRunner(world.communicator, world.hosts), array_backends.BACKENDS["host"]()
 
 
@@ -510,7 +522,8 @@ def parallelize(
         plan: a plan, or its file, instead of a search.
         pins: {input's name: spec, or {dim: mesh axis}}; the rest is searched.
         follow: run on the placement of that step's state (an evaluation step).
-        backend: `host`, `cuda`, `local` (threads of this process), or None: what there is.
+        backend: `host`, `cuda`, or `local` (a cluster's devices as threads of this process); None
+            or `auto` takes `$HPC_ALPA_BACKEND`, else `host`.
         resharding: `send_recv` or `broadcast`, for values that cross stages.
 
     Returns:
@@ -520,9 +533,7 @@ def parallelize(
         method, num_microbatches, schedule or "auto", memory, dict(pins or {}), resharding,
         allow_float64,
     )  # fmt: skip
-    return ParallelStep(
-        train_step, options, cluster, costs, plan, backend or "auto", follow
-    )
+    return ParallelStep(train_step, options, cluster, costs, plan, backend or "auto", follow)
 
 
 def fetch(tree: Any) -> Any:

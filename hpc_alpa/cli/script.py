@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from hpc_alpa.api.planning import Planned, Target, planning
+from hpc_alpa.api.planning import Failed, Planned, Target, planning
 from hpc_alpa.errors import PlanError
 from hpc_alpa.runtime.launchers import place
 
@@ -36,10 +36,12 @@ def planned(path: Path, arguments: Sequence[str], target: Target) -> Planned:
             runpy.run_path(str(path), run_name="__main__")
         except Planned as found:
             return found
+        except Failed as failed:
+            raise failed.error from None
         except SystemExit as end:
-            code = end.code if end.code is not None else 0
+            said = end.code if isinstance(end.code, str) else f"exit code {end.code or 0}"
             raise PlanError(
-                f"{path} ended with exit code {code} before its first step: nothing to plan. Its "
+                f"{path} ended before its first step, so there is nothing to plan: {said}. Its "
                 "arguments come after --"
             ) from None
     raise PlanError(
