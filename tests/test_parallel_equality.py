@@ -1,4 +1,4 @@
-"""Losses and weights of a training are those of one rank, under every method, schedule and dtype."""
+"""Losses and weights of a training are those of one rank, whatever its method and schedule."""
 
 from __future__ import annotations
 
@@ -106,9 +106,7 @@ MPI_CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("method", "ranks", "dtype", "schedule", "slots", "resharding"), MPI_CASES
-)
+@pytest.mark.parametrize(("method", "ranks", "dtype", "schedule", "slots", "resharding"), MPI_CASES)
 def test_mpi(
     mpiexec,  # type: ignore[no-untyped-def]
     tmp_path: Path,

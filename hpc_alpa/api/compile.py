@@ -46,8 +46,11 @@ class Step:
     """A traced step function, ready to be planned.
 
     Attributes:
-        returns_state: "only" when the function returns the new state, "first" when it returns a tuple
-            that starts with it, "" when it returns none.
+        returns_state: "only" when the function returns the new state, "first" when it returns a
+            tuple that starts with it, "" when it returns none.
+        num_state_leaves: the graph's first inputs are the state's; so are its first outputs, where
+            a state is returned.
+        batch_positions: inputs of the graph that are batch leaves, the batch dim first.
     """
 
     traced: Traced
@@ -58,13 +61,23 @@ class Step:
 
     @property
     def renewed(self) -> dict[int, int]:
+        """Position of each output that is the new value of an input -> that input's position."""
         count = self.num_state_leaves if self.returns_state else 0
         return {k: k for k in range(count)}
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Everything that the ranks need to run a step."""
+    """Everything that the ranks need to run a step.
+
+    Attributes:
+        programs: of all ranks, by rank.
+        creation: programs that make the state; () when none is to be made.
+        input_types, output_types: of the step, whole.
+        captured: arrays that the function reads from around it: the last inputs.
+        weak_outputs: which outputs stand for Python numbers.
+        graph_text: the traced graph where HPC_ALPA_KEEP_GRAPH is set, else "".
+    """
 
     plan: Plan
     names: Names
@@ -90,7 +103,7 @@ def trace_step(
     """Trace a step on example values of its arguments.
 
     Raises:
-        TracingError: the function cannot be traced, or its new state has other types than its state.
+        TracingError: the function cannot be traced, or the new state has other types than the old.
     """
     names = ("state", "batch", *(f"argument{k}" for k in range(2, len(examples))))
     traced = trace(function, examples, names[: len(examples)], allow_float64=allow_float64)
@@ -123,8 +136,8 @@ def _same_types(traced: Traced, num_state_leaves: int) -> None:
         if before != after:
             raise TracingError(
                 f"{traced.inputs[k].path!r} comes in as {before} and goes out as {after}: a step "
-                f"keeps the types of its state. Cast it with .astype({before.dtype!r}), or keep its "
-                "shape"
+                f"keeps the types of its state. Cast it with .astype({before.dtype!r}), or keep "
+                "its shape"
             )
 
 
@@ -147,8 +160,14 @@ def make_plan(step: Step, cluster: Cluster, cost: Cost, size: int, options: Opti
     return search(request)
 
 
-def require_fit(plan: Plan, step: Step, cluster: Cluster | None, cost: Cost | None, size: int) -> None:
-    """Refuse a plan for another graph, cluster or number of ranks; report another cost model."""
+def require_fit(
+    plan: Plan, step: Step, cluster: Cluster | None, cost: Cost | None, size: int
+) -> None:
+    """Refuse a plan for another graph, cluster or number of ranks; report another cost model.
+
+    Raises:
+        PlanError: with both digests or numbers.
+    """
     if plan.graph != step.graph.digest:
         raise PlanError(
             f"the plan was made for graph {plan.graph[:12]}, this step is graph "
@@ -203,4 +222,3 @@ def compile_step(
         tuple(o.weak for o in traced.outputs),
         str(step.graph) if os.environ.get("HPC_ALPA_KEEP_GRAPH") else "",
     )
-

@@ -39,6 +39,7 @@ def creation_programs(
 
     Args:
         init: the traced `init(seed)`; its output k is the state's leaf k, the step's input k.
+        programs: the step's, of all ranks.
     """
     step = StepGraph(init.graph, 1, frozenset(), {})
     stages, plans = [], []

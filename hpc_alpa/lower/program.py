@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hpc_alpa.cost.work import Work
-from hpc_alpa.ir.op import Op
+from hpc_alpa.ir.op import Op, Params
 from hpc_alpa.ir.types import TensorType
 
 Region = tuple[tuple[int, int], ...]
@@ -41,7 +41,7 @@ class Kernel:
     op: Op
     inputs: tuple[str, ...]
     output: str
-    params: Mapping[str, object]
+    params: Params
     type: TensorType
     starts: tuple[int, ...]
     extents: tuple[int, ...]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_alpa.arrays.protocol import Array, Arrays
 from hpc_alpa.comm.protocol import Communicator
 from hpc_alpa.errors import DataError
 from hpc_alpa.ir.types import TensorType, numpy_dtype
@@ -42,9 +43,9 @@ class DistributedArray:
         self,
         type: TensorType,
         runner: Runner,
-        arrays: Any,
+        arrays: Arrays,
         layout: Layout | None = None,
-        shards: dict[int, Any] | None = None,
+        shards: dict[int, Array] | None = None,
         weak: bool = False,
         pending: Callable[[], Any] | None = None,
     ) -> None:
@@ -69,7 +70,7 @@ class DistributedArray:
     def dtype(self) -> np.dtype:
         return numpy_dtype(self.type.dtype)
 
-    def tiles(self) -> dict[int, Any]:
+    def tiles(self) -> dict[int, Array]:
         """This process's tiles by rank.
 
         Raises:
@@ -77,20 +78,22 @@ class DistributedArray:
         """
         if self.shards is None:
             if self.pending is not None:
-                raise DataError(f"{self!r} is made when its step first runs; fetch it, or run the step")
+                raise DataError(
+                    f"{self!r} is made when its step first runs; fetch it, or run the step"
+                )
             raise DataError(
-                f"{self!r} was given to a step as its state, which reuses the memory: use the state "
-                "that the step returned, or fetch the value before"
+                f"{self!r} was given to a step as its state, which reuses the memory: use the "
+                "state that the step returned, or fetch the value before"
             )
         return self.shards
 
-    def donate(self) -> dict[int, Any]:
+    def donate(self) -> dict[int, Array]:
         """Hand the tiles over; the value can no longer be used."""
         tiles = self.tiles()
         self.shards = None
         return tiles
 
-    def scalar(self) -> Any:
+    def scalar(self) -> float | int | bool:
         """The value of a 0-d array; every rank has it. Local."""
         if self.type.shape:
             raise DataError(f"{self!r} is not 0-d; use hpc_alpa.fetch(x) for the whole array")
@@ -144,7 +147,11 @@ def cut(x: np.ndarray, placed: Placed) -> np.ndarray:
     """One rank's tile of a whole array; a batch's rows are the runs of its microbatches."""
     if placed.runs:
         rows = [x[a:b] for a, b in placed.runs]
-        x = np.concatenate(rows) if len(rows) > 1 else rows[0]
-        rest = tuple(slice(a, b) for a, b in placed.region[1:])
-        return np.ascontiguousarray(x[(slice(None), *rest)])
+        return cut_rows(np.concatenate(rows) if len(rows) > 1 else rows[0], placed)
     return np.array(x[tuple(slice(a, b) for a, b in placed.region)], order="C")
+
+
+def cut_rows(rows: np.ndarray, placed: Placed) -> np.ndarray:
+    """One rank's tile of a batch, from the rows that the rank reads."""
+    rest = tuple(slice(a, b) for a, b in placed.region[1:])
+    return np.ascontiguousarray(rows[(slice(None), *rest)])

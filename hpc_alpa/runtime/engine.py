@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from hpc_alpa.arrays.protocol import Array, Arrays
 from hpc_alpa.comm.protocol import Communicator
 from hpc_alpa.ir.types import TensorType, numpy_dtype
 from hpc_alpa.lower.program import Placed, Program
-from hpc_alpa.runtime.distributed import DistributedArray, Layout, cut, gather
+from hpc_alpa.runtime.distributed import DistributedArray, Layout, cut, cut_rows, gather
 from hpc_alpa.runtime.executor import Executor, Record
 from hpc_alpa.runtime.runner import Runner
 
@@ -29,7 +30,7 @@ class Engine:
         self,
         programs: Sequence[Program],
         runner: Runner,
-        arrays: Any,
+        arrays: Arrays,
         input_types: Sequence[TensorType],
         output_types: Sequence[TensorType],
     ) -> None:
@@ -52,7 +53,7 @@ class Engine:
 
     def place(
         self, position: int, value: Any, rows: Rows | None = None, donated: bool = True
-    ) -> dict[int, Any]:
+    ) -> dict[int, Array]:
         """This process's tiles of an input. Collective where the value lies on other ranks.
 
         Args:
@@ -73,11 +74,17 @@ class Engine:
         return {r: self.arrays.from_host(cut(whole, p)) for r, p in placed.items()}
 
     def run(
-        self, inputs: Mapping[int, Mapping[int, Any]], **options: Any
-    ) -> tuple[list[dict[int, Any]], dict[int, Record]]:
-        """Run one step: tiles of each input by position and rank, to tiles of each output."""
+        self, inputs: Mapping[int, Mapping[int, Array]], **options: bool
+    ) -> tuple[list[dict[int, Array]], dict[int, Record]]:
+        """Run one step: tiles of each input by position and rank, to tiles of each output.
 
-        def one(comm: Communicator) -> tuple[dict[int, Any], Record]:
+        Collective over the runner's ranks.
+
+        Args:
+            options: of `Executor.__call__`.
+        """
+
+        def one(comm: Communicator) -> tuple[dict[int, Array], Record]:
             executor = self.executors[comm.rank]
             executor.attach(comm)
             mine = {k: tiles[comm.rank] for k, tiles in inputs.items() if comm.rank in tiles}
@@ -90,9 +97,7 @@ class Engine:
         ]
         return outputs, {r: record for r, (_, record) in results.items()}
 
-    def wrap(
-        self, position: int, shards: dict[int, Any], weak: bool = False
-    ) -> DistributedArray:
+    def wrap(self, position: int, shards: dict[int, Array], weak: bool = False) -> DistributedArray:
         """A result as a value that users hold."""
         layout = self.output_layouts[position]
         return DistributedArray(layout.type, self.runner, self.arrays, layout, shards, weak)
@@ -103,13 +108,12 @@ def _same(a: Layout | None, b: Layout) -> bool:
     if a is None or a.type != b.type or a.tiles.keys() != b.tiles.keys():
         return False
     return all(
-        a.tiles[r].region == b.tiles[r].region and a.tiles[r].runs == b.tiles[r].runs for r in a.tiles
+        a.tiles[r].region == b.tiles[r].region and a.tiles[r].runs == b.tiles[r].runs
+        for r in a.tiles
     )
 
 
 def _read(rows: Rows, placed: Placed, dtype: np.dtype) -> np.ndarray:
     """A rank's rows of the batch, from a function that reads rows."""
     wanted = np.concatenate([np.arange(a, b) for a, b in placed.runs])
-    x = np.asarray(rows(wanted), dtype=dtype)
-    rest = tuple(slice(a, b) for a, b in placed.region[1:])
-    return np.ascontiguousarray(x[(slice(None), *rest)])
+    return cut_rows(np.asarray(rows(wanted), dtype=dtype), placed)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_alpa.arrays.protocol import Array, Arrays
 from hpc_alpa.comm.protocol import Communicator, Request
 from hpc_alpa.errors import ProgramError
 from hpc_alpa.ir.op import Call
@@ -36,8 +37,9 @@ from hpc_alpa.lower.program import (
 )
 from hpc_alpa.simulate.timeline import Event
 
-Buffers = dict[str, Any]
+Buffers = dict[str, Array]
 Step = Callable[[Buffers], None]
+Compute = Callable[..., Array]  # (what the output's buffer holds, or None; *inputs) -> output
 
 
 @dataclass
@@ -64,37 +66,45 @@ class Executor:
         arrays: backend of `hpc_alpa.arrays`.
     """
 
-    def __init__(self, program: Program, arrays: Any) -> None:
+    def __init__(self, program: Program, arrays: Arrays) -> None:
         self.program, self.arrays = program, arrays
         self.record = Record()
         self._measure = False
-        self.world: Communicator | None = None
+        self._world: Communicator | None = None
         self._steps: dict[tuple[str, int | None], tuple[Step, ...]] = {}
-        self._pending: dict[str, tuple[Request, Callable[[], None] | None, Any]] = {}
+        self._pending: dict[str, tuple[Request, Callable[[], None] | None, Array]] = {}
         self._groups: dict[tuple[int, ...], Communicator] = {}
+
+    @property
+    def world(self) -> Communicator:
+        """All ranks of the plan."""
+        assert self._world is not None, "attach comes before the first message"
+        return self._world
 
     def attach(self, world: Communicator) -> None:
         """Use this communicator of all ranks of the plan; device d of the program is its rank d.
 
         Collective: the groups that the program names are made here, in one order on all ranks.
         """
-        if world is self.world:
+        if world is self._world:
             return
-        self.world = world
+        self._world = world
         groups = {i.group for i in self.program.instructions if isinstance(i, COLLECTIVE_TYPES)}
         self._groups = {g: world.group(g) for g in sorted(groups)}
 
     def __call__(
         self,
-        inputs: Mapping[int, Any],
+        inputs: Mapping[int, Array],
         *,
         measure_memory: bool = False,
         timeline: bool = False,
-    ) -> dict[int, Any]:
+    ) -> dict[int, Array]:
         """Run one step. Collective over the program's ranks.
 
         Args:
             inputs: this rank's tile of each of the program's inputs, by position.
+            measure_memory: fill `record.peak_bytes`, which takes time.
+            timeline: fill `record.events`.
 
         Returns:
             This rank's tile of each output, by position.
@@ -147,7 +157,7 @@ class Executor:
 
         return step
 
-    def _compute(self, kernel: Kernel, microbatch: int) -> Callable[..., Any]:
+    def _compute(self, kernel: Kernel, microbatch: int) -> Compute:
         starts = list(kernel.starts)
         for dim, stride in kernel.slot_strides:
             starts[dim] += microbatch * stride
@@ -167,9 +177,7 @@ class Executor:
         word = str(i).split()[0]
         args = {"op": word, "bytes": getattr(i, "nbytes", 0), "action": label}
         name, category = (label, phase_of(label)) if isinstance(i, Run) else (word, word)
-        record.events.append(
-            Event(self.program.rank, stream, name, category, start, seconds, args)
-        )
+        record.events.append(Event(self.program.rank, stream, name, category, start, seconds, args))
 
 
 def phase_of(label: str) -> str:
@@ -189,19 +197,22 @@ def live_bytes(buffers: Mapping[str, Any]) -> int:
 
 
 # --------------------------------------------------------- kernels that know their microbatch
-def _slot(kernel: Kernel, m: int, arrays: Any) -> Callable[..., Any]:
+def _rows(dim: int, rows: int, m: int) -> tuple[slice, ...]:
+    """The index of microbatch m's rows along a dim."""
+    return (*(slice(None),) * dim, slice(m * rows, (m + 1) * rows))
+
+
+def _slot(kernel: Kernel, m: int, arrays: Arrays) -> Compute:
     dim = kernel.params["dim"]
-    rows = kernel.type.shape[dim]  # type: ignore[index]
-    window = (slice(None),) * dim + (slice(m * rows, (m + 1) * rows),)  # type: ignore[operator]
+    window = _rows(dim, kernel.type.shape[dim], m)
     return lambda _, x: x[window]
 
 
-def _stack(kernel: Kernel, m: int, arrays: Any) -> Callable[..., Any]:
-    dim, slots = kernel.params["dim"], kernel.params["slots"]
-    rows = kernel.type.shape[dim] // slots  # type: ignore[index, operator]
-    window = (slice(None),) * dim + (slice(m * rows, (m + 1) * rows),)  # type: ignore[operator]
+def _stack(kernel: Kernel, m: int, arrays: Arrays) -> Compute:
+    dim = kernel.params["dim"]
+    window = _rows(dim, kernel.type.shape[dim] // kernel.params["slots"], m)
 
-    def stack(out: Any, x: Any) -> Any:
+    def stack(out: Array | None, x: Array) -> Array:
         if out is None:
             out = arrays.empty(kernel.type.shape, kernel.type.dtype)
         out[window] = x
@@ -210,11 +221,11 @@ def _stack(kernel: Kernel, m: int, arrays: Any) -> Callable[..., Any]:
     return stack
 
 
-def _accumulate(reduce: Callable[..., Any]) -> Callable[..., Callable[..., Any]]:
-    def make(kernel: Kernel, m: int, arrays: Any) -> Callable[..., Any]:
+def _accumulate(reduce: Callable[..., Array]) -> Callable[[Kernel, int, Arrays], Compute]:
+    def make(kernel: Kernel, m: int, arrays: Arrays) -> Compute:
         slots = kernel.params["slots"]
 
-        def accumulate(total: Any, x: Any) -> Any:
+        def accumulate(total: Array | None, x: Array) -> Array:
             if total is None:
                 # The first term is the buffer, but for a view of something that lives on.
                 return x if slots == 1 else x.copy()
@@ -225,7 +236,7 @@ def _accumulate(reduce: Callable[..., Any]) -> Callable[..., Callable[..., Any]]
     return make
 
 
-SLOT_KERNELS: dict[str, Callable[[Kernel, int, Any], Callable[..., Any]]] = {
+SLOT_KERNELS: dict[str, Callable[[Kernel, int, Arrays], Compute]] = {  # alphabetical
     "accumulate": _accumulate(np.add),
     "accumulate_max": _accumulate(np.maximum),
     "slot": _slot,
@@ -239,7 +250,7 @@ def _run(ex: Executor, buffers: Buffers, i: Run) -> None:
         step(buffers)
 
 
-def _flat(ex: Executor, parts: Sequence[Any], rows: int = 1) -> tuple[Any, list[int]]:
+def _flat(ex: Executor, parts: Sequence[Array], rows: int = 1) -> tuple[Array, list[int]]:
     """One buffer (rows, total) that holds parts of (rows, ...), and where each starts."""
     sizes = [math.prod(p.shape) // rows for p in parts]
     flat = ex.arrays.empty((rows, sum(sizes)), str(parts[0].dtype))
@@ -269,7 +280,7 @@ def _all_gather(ex: Executor, buffers: Buffers, i: AllGather) -> None:
         buffers[target] = _join(pieces, dim)
 
 
-def _join(pieces: Any, dim: int) -> Any:
+def _join(pieces: Array, dim: int) -> Array:
     """(n, *tile) put together along one of the tile's dims."""
     n, *shape = pieces.shape
     moved = np.moveaxis(pieces, 0, dim)
@@ -277,7 +288,7 @@ def _join(pieces: Any, dim: int) -> Any:
     return moved.reshape(whole)
 
 
-def _cut(x: Any, n: int, dim: int) -> Any:
+def _cut(x: Array, n: int, dim: int) -> Array:
     """A tile cut along a dim into (n, *part)."""
     shape = list(x.shape)
     shape[dim : dim + 1] = [n, shape[dim] // n]
@@ -317,7 +328,7 @@ def _allocate(ex: Executor, buffers: Buffers, i: Allocate) -> None:
     buffers[i.buffer] = ex.arrays.empty(i.type.shape, i.type.dtype)
 
 
-def _window(x: Any, region: Region) -> Any:
+def _window(x: Array, region: Region) -> Array:
     return x[tuple(slice(a, b) for a, b in region)] if region else x
 
 
@@ -353,7 +364,7 @@ def _free(ex: Executor, buffers: Buffers, i: Free) -> None:
         del buffers[n]
 
 
-HANDLERS: dict[type, Callable[[Executor, Buffers, Any], None]] = {
+HANDLERS: dict[type, Callable[[Executor, Buffers, Any], None]] = {  # alphabetical
     AllGather: _all_gather,
     AllReduce: _all_reduce,
     AllToAll: _all_to_all,

@@ -11,8 +11,9 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 def keep_freed_memory() -> bool:
     """Tell glibc to reuse freed memory instead of returning it to the system; whether it could.
 
-    By default every array above 32 MiB is a mapping of its own, whose pages are zeroed by the system
-    at every allocation: half the time of an elementwise operator. Elsewhere nothing is changed.
+    By default every array above 32 MiB is a mapping of its own, whose pages are zeroed by the
+    system at every allocation: half the time of an elementwise operator. Where the C library is
+    another one, nothing is changed.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -16,7 +16,13 @@ T = TypeVar("T")
 
 
 class Runner(Protocol):
-    """Attributes: `size` ranks in all, `here`: those of this process, `hosts`: those of each host."""
+    """Ranks that run together.
+
+    Attributes:
+        size: number of ranks in all.
+        here: the ranks of this process.
+        hosts: the ranks of each host.
+    """
 
     size: int
     here: tuple[int, ...]
@@ -73,7 +79,7 @@ class ThreadRunner:
     def __init__(self, size: int) -> None:
         self.size = size
         self.here = tuple(range(size))
-        self.hosts = (self.here,)
+        self.hosts: tuple[tuple[int, ...], ...] = (self.here,)
         self._world = LocalWorld(size)
         self._blas = ThreadpoolController().select(user_api="blas")
         now = min((b.num_threads for b in self._blas.lib_controllers), default=1)

@@ -23,7 +23,9 @@ from hpc_alpa.lower.program import KIND
 from hpc_alpa.models import gpt, optimizers
 from hpc_alpa.pytree import flatten
 
-CONFIG = {"layers": 2, "hidden": 48, "heads": 6, "sequence": 8, "vocabulary": 32, "dropout": 0.1}
+CONFIG: dict[str, Any] = {
+    "layers": 2, "hidden": 48, "heads": 6, "sequence": 8, "vocabulary": 32, "dropout": 0.1,
+}  # fmt: skip
 BATCH, STEPS, RATE = 192, 20, 1e-2
 
 
@@ -41,9 +43,7 @@ class Outcome:
 def cluster(devices: int, hosts: int = 1, network: tuple[float, float] = (5e-5, 1e-8)) -> Cluster:
     """Hosts with the given devices each, on fast links within."""
     host = Host(devices, 2, 4e9, (("float32", 1e11), ("float64", 5e10)), 2e10)
-    return Cluster(
-        "test", (host,) * hosts, Link("host", 5e-6, 1e-10), Link("network", *network)
-    )
+    return Cluster("test", (host,) * hosts, Link("host", 5e-6, 1e-10), Link("network", *network))
 
 
 def batch(step: int) -> dict[str, np.ndarray]:
@@ -120,9 +120,7 @@ def main(arguments: list[str]) -> None:
     )
     if world.rank == 0:
         np.savez(Path(out).with_suffix(".npz"), **found.weights)  # type: ignore[arg-type]
-        Path(out).write_text(
-            json.dumps({"losses": found.losses, "collectives": found.collectives})
-        )
+        Path(out).write_text(json.dumps({"losses": found.losses, "collectives": found.collectives}))
 
 
 if __name__ == "__main__":
