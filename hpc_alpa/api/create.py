@@ -32,9 +32,7 @@ class Uniform:
         return 1e3 * nbytes + 1e6
 
 
-def creation_programs(
-    init: Traced, programs: Sequence[Program], plan: Plan
-) -> tuple[Program, ...]:
+def creation_programs(init: Traced, programs: Sequence[Program], plan: Plan) -> tuple[Program, ...]:
     """Programs that make the state where the step's programs read it.
 
     Args:
@@ -63,11 +61,7 @@ def _specs(
 ) -> dict[int, ShardingSpec]:
     """The spec of each state leaf that the stage reads."""
     first = programs[stage.devices[0]]
-    return {
-        p.position: ShardingSpec.parse(p.spec)
-        for p in first.inputs
-        if p.position < num_leaves
-    }
+    return {p.position: ShardingSpec.parse(p.spec) for p in first.inputs if p.position < num_leaves}
 
 
 def _stage_graph(graph: Graph, index: int, leaves: tuple[int, ...]) -> StageGraph:

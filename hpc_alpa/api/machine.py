@@ -50,6 +50,7 @@ def find_costs(given: Any, cluster: Cluster | None, hosts: Sequence[tuple[int, .
             'with costs="analytic" and a cluster'
         )
     database = load(path)
-    return DatabaseCost(database, cluster if cluster is not None else measured_cluster(
-        database, [len(h) for h in hosts]
-    ))
+    return DatabaseCost(
+        database,
+        cluster if cluster is not None else measured_cluster(database, [len(h) for h in hosts]),
+    )
