@@ -8,8 +8,9 @@ from functools import cached_property
 
 from hpc_alpa.errors import ProgramError
 from hpc_alpa.lower.program import Body, Kernel, at
+from hpc_alpa.step import FINISHED
 
-UPDATES = ("accumulate", "accumulate_max", "stack")
+UPDATES = FINISHED
 """Kernels that write into their output where it is there already, and make it where it is not."""
 
 TABLES = ("reads", "creates", "updates", "frees")

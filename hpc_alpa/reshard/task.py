@@ -1,8 +1,8 @@
 """Cross-mesh resharding: which tile goes from whom to whom.
 
-A value that lies on one mesh with one spec is needed on another mesh with another spec. Every receiver's
-tile is cut at the borders of the senders' tiles; each piece has one sender among the replicas that hold
-it, chosen so that the bytes a device sends stay even (Alpa, Sec. 6).
+A value that lies on one mesh with one spec is needed on another mesh with another spec. Every
+receiver's tile is cut at the borders of the senders' tiles; each piece has one sender among the
+replicas that hold it, chosen so that the bytes a device sends stay even (Alpa, Sec. 6).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from hpc_alpa.errors import ShardingError
 from hpc_alpa.sharding.spec import ShardingSpec, all_coords, local_shape, tile_starts
 
 Region = tuple[tuple[int, int], ...]
+# A region of the whole value, the devices that hold it, the devices that need it.
+Shared = tuple[Region, tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Piece:
 
     Attributes:
         region: (start, stop) of each dim in the whole value.
-        receivers: devices that need just this region.
+        receivers: devices that need just this region; they pass it on in this order (`lower`).
     """
 
     region: Region
@@ -33,6 +35,7 @@ class Piece:
 
     @property
     def size(self) -> int:
+        """Number of elements."""
         return math.prod(b - a for a, b in self.region)
 
 
@@ -71,20 +74,20 @@ def local(region: Region, tile: Region) -> Region:
     return tuple((a - t, b - t) for (a, b), (t, _) in zip(region, tile, strict=True))
 
 
-def _send_recv(pieces: Sequence[tuple[Region, tuple[int, ...], tuple[int, ...]]]) -> list[Piece]:
+def _send_recv(shared: Sequence[Shared]) -> list[Piece]:
     """One message for each receiver."""
     sent: dict[int, int] = {}
-    made = []
-    for region, senders, receivers in pieces:
-        for receiver in receivers:
-            made.append(_balanced(region, senders, (receiver,), sent))
-    return made
+    return [
+        _balanced(region, senders, (receiver,), sent)
+        for region, senders, receivers in shared
+        for receiver in receivers
+    ]
 
 
-def _broadcast(pieces: Sequence[tuple[Region, tuple[int, ...], tuple[int, ...]]]) -> list[Piece]:
+def _broadcast(shared: Sequence[Shared]) -> list[Piece]:
     """One broadcast to all receivers of a region: each byte leaves its sender once."""
     sent: dict[int, int] = {}
-    return [_balanced(region, senders, receivers, sent) for region, senders, receivers in pieces]
+    return [_balanced(region, senders, receivers, sent) for region, senders, receivers in shared]
 
 
 def _balanced(
@@ -96,9 +99,10 @@ def _balanced(
     return piece
 
 
-STRATEGIES: dict[
-    str, Callable[[Sequence[tuple[Region, tuple[int, ...], tuple[int, ...]]]], list[Piece]]
-] = {"broadcast": _broadcast, "send_recv": _send_recv}
+STRATEGIES: dict[str, Callable[[Sequence[Shared]], list[Piece]]] = {  # alphabetical
+    "broadcast": _broadcast,
+    "send_recv": _send_recv,
+}
 
 
 def reshard(
@@ -119,10 +123,10 @@ def reshard(
             f"a partial value cannot cross meshes: {source} -> {target}; reduce it first"
         )
     have = tiles(shape, source, source_mesh)
-    pieces = [
+    shared = [
         (part, senders, receivers)
         for region, receivers in tiles(shape, target, target_mesh).items()
         for tile, senders in have.items()
         if (part := overlap(region, tile)) is not None
     ]
-    return ReshardTask(shape, source, target, strategy, tuple(STRATEGIES[strategy](pieces)))
+    return ReshardTask(shape, source, target, strategy, tuple(STRATEGIES[strategy](shared)))

@@ -1,18 +1,11 @@
 """The graph of a step over time (microbatches) and over stages."""
 
-from hpc_alpa.step.microbatch import (
-    APPLY,
-    BACKWARD,
-    FORWARD,
-    LOOP,
-    PREPARE,
-    NeedsMicrobatches,
-    StepGraph,
-    split_batch,
-)
+from hpc_alpa.step.microbatch import StepGraph, split_batch
+from hpc_alpa.step.phase import APPLY, BACKWARD, FINISHED, FORWARD, LOOP, PREPARE
+from hpc_alpa.step.slots import NeedsMicrobatches
 from hpc_alpa.step.stages import StageGraph, Transfer, anchors, split_stages
 
 __all__ = [
-    "APPLY", "BACKWARD", "FORWARD", "LOOP", "PREPARE", "NeedsMicrobatches", "StageGraph", "StepGraph",
-    "Transfer", "anchors", "split_batch", "split_stages",
+    "APPLY", "BACKWARD", "FINISHED", "FORWARD", "LOOP", "PREPARE", "NeedsMicrobatches",
+    "StageGraph", "StepGraph", "Transfer", "anchors", "split_batch", "split_stages",
 ]  # fmt: skip

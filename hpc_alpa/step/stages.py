@@ -1,9 +1,10 @@
 """Which equation belongs to which layer, and the graph of each stage.
 
-Forward equations keep their order, so a cut of that order into runs gives layers whose values only flow
-forward; a backward equation belongs to the layer of the forward equation it came from; what updates a
-parameter belongs where the parameter's gradient is made. Cheap things that depend on the batch or on
-scalars alone (slices of the batch, masks, random values, a learning rate) are made wherever they are read.
+Forward equations keep their order, so a cut of that order into runs gives layers whose values only
+flow forward; a backward equation belongs to the layer of the forward equation it came from; what
+updates a parameter belongs where the parameter's gradient is made. Cheap things that depend on the
+batch or on scalars alone (slices of the batch, masks, random values, a learning rate) are made
+wherever they are read.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpc_alpa.ir.graph import Eqn, Graph, Var
-from hpc_alpa.step.microbatch import APPLY, BACKWARD, FORWARD, PREPARE, StepGraph
+from hpc_alpa.step.microbatch import StepGraph
+from hpc_alpa.step.phase import APPLY, BACKWARD, FINISHED, FORWARD, PREPARE
 from hpc_alpa.transform.simplify import drop_dead
 
-CHEAP = (
-    "add", "broadcast", "cast", "compare", "div", "enter", "full", "iota", "max", "min", "mul", "neg",
-    "pow", "random_bits", "reshape", "select", "slice", "slot", "sqrt", "stop_gradient", "sub",
-    "transpose",
-)  # fmt: skip  # alphabetical
+CHEAP = (  # alphabetical
+    "add", "broadcast", "cast", "compare", "div", "enter", "full", "iota", "max", "min", "mul",
+    "neg", "pow", "random_bits", "reshape", "select", "slice", "slot", "sqrt", "stop_gradient",
+    "sub", "transpose",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class StageGraph:
     """The part of a step that one stage runs.
 
     Attributes:
-        graph: inputs are the step's inputs that it reads, then the values it receives; its outputs are
-            the step's outputs that it makes, then the values it sends.
+        graph: inputs are the step's inputs that it reads, then the values it receives; its outputs
+            are the step's outputs that it makes, then the values it sends.
         results: (position among the step's outputs, value).
         received, sent: what crosses its borders.
     """
@@ -134,7 +136,11 @@ def _assign_updates(graph: Graph, free: frozenset[Var], home: dict[Var, int]) ->
 
 
 def split_stages(step: StepGraph, cuts: Sequence[int]) -> tuple[StageGraph, ...]:
-    """The graph of each stage. Values keep their names, so a transfer is one value in two graphs."""
+    """The graph of each stage. Values keep their names: a transfer is one value in two graphs.
+
+    Args:
+        cuts: as `assign` takes them.
+    """
     home = assign(step, cuts)
     graph = step.graph
     num_stages = len(cuts) + 1
@@ -145,8 +151,8 @@ def split_stages(step: StepGraph, cuts: Sequence[int]) -> tuple[StageGraph, ...]
         for v in graph.values():
             if v in needs[stage] and v in home and home[v] != stage:
                 phase = made[v].phase if v in made else PREPARE
-                if v in made and made[v].op.name in ("accumulate", "accumulate_max", "stack"):
-                    phase = APPLY  # finished when the loop is
+                if v in made and made[v].op.name in FINISHED:
+                    phase = APPLY
                 transfers.append(Transfer(v, home[v], stage, phase))
     return tuple(_stage_graph(step, home, needs[s], s, tuple(transfers)) for s in range(num_stages))
 
