@@ -1,10 +1,9 @@
 """Microbatches: the batch factor split over time.
 
-The rule language that splits a factor over devices splits the batch over B slots of time. `analyse`
-finds, for every value, how it lies over the slots: the same in all (R), one part in each (S0), or a term
-of a sum or of a max in each (+P0, +M0). `split_batch` writes the graph of the step: what is computed once
-before the loop, what runs in every slot, what needs the loop's sums, with a boundary equation wherever a
-value enters or leaves the loop (`ops.boundary`).
+The rule language that splits a factor over devices splits the batch over B slots of time.
+`step.slots` finds where every equation belongs; `split_batch` writes the graph of the step: what is
+computed once before the loop, what runs in every slot, what needs the loop's sums, with a boundary
+equation wherever a value enters or leaves the loop (`ops.boundary`).
 """
 
 from __future__ import annotations
@@ -16,20 +15,10 @@ from hpc_alpa.errors import TracingError
 from hpc_alpa.ir.build import Builder
 from hpc_alpa.ir.graph import Eqn, Graph, Var
 from hpc_alpa.sharding.spec import ShardingSpec, local_shape
-from hpc_alpa.sharding.strategies import IDLE, Strategy, apply_roles, possible_roles, rule_of
+from hpc_alpa.sharding.strategies import IDLE
+from hpc_alpa.step.phase import APPLY, FORWARD, LOOP, PREPARE
+from hpc_alpa.step.slots import DependsOnInputsOnly, NeededInLoop, Slots, analyse, time_strategies
 from hpc_alpa.transform.simplify import simplify
-
-PREPARE, FORWARD, BACKWARD, APPLY = "prepare", "forward", "backward", "apply"
-LOOP = (FORWARD, BACKWARD)
-
-
-class NeedsMicrobatches(TracingError):
-    """The number of microbatches is part of this model's meaning.
-
-    A value that needs the whole batch (a batch norm's mean, a balance loss) is consumed inside the loop
-    over microbatches, so several of them compute something else: their number is asked for, not
-    searched. One microbatch keeps the meaning of the unsplit step.
-    """
 
 
 @dataclass(frozen=True)
@@ -39,8 +28,8 @@ class StepGraph:
     Attributes:
         graph: phases `prepare` (once), `forward` and `backward` (once a slot), `apply` (once).
         batch: inputs that carry the batch dim first.
-        roles: for each value made in the loop, what the time axis does in its equation: a factor, or
-            `+0` where the equation passes a sum on.
+        roles: for each value made in the loop, what the time axis does in its equation: a factor,
+            or `+0` where the equation passes a sum on.
         renewed: position of an output that is the new value of an input -> that input's position.
     """
 
@@ -49,15 +38,6 @@ class StepGraph:
     batch: frozenset[Var]
     roles: Mapping[Var, str]
     renewed: Mapping[int, int] = field(default_factory=dict)
-
-
-@dataclass
-class Slots:
-    """What `analyse` finds: how values lie over time, and where each equation belongs."""
-
-    spec: dict[Var, ShardingSpec]
-    role: dict[Var, str]
-    post: set[Var]
 
 
 def split_batch(
@@ -92,239 +72,11 @@ def split_batch(
             return replace(
                 _write(graph, batch, num_microbatches, slots), renewed=dict(renewed or {})
             )
-        except _DependsOnInputsOnly as early:
+        except DependsOnInputsOnly as early:
             graph, clones = _clone(graph, early.value)
             pulled |= clones
-        except _NeededInLoop as early:
+        except NeededInLoop as early:
             finished |= early.values
-
-
-class _DependsOnInputsOnly(Exception):
-    """A sum over the batch of inputs alone (a token count) is needed inside the loop."""
-
-    def __init__(self, value: Var) -> None:
-        self.value = value
-
-
-class _NeededInLoop(Exception):
-    """Sums over the batch that the only slot has finished as soon as it has made them."""
-
-    def __init__(self, values: set[Var]) -> None:
-        self.values = values
-
-
-def time_strategies(e: Eqn, num_slots: int) -> tuple[Strategy, ...]:
-    """The ways to run an equation over slots of time; one slot is a split too.
-
-    Several slots cannot share the statistics of a fused operator (`k!`), nor can a slot be told
-    where its part of a table starts (`v@` of operands alone).
-    """
-    rule = rule_of(e)
-    roles = possible_roles(rule)
-    if num_slots == 1:
-        roles += [f for f, n in rule.sizes.items() if n == 1 and not rule.marked(f, "^")]
-    else:
-        whole = {f for f in rule.sizes if rule.marked(f, "!")} | set(rule.located)
-        roles = [r for r in roles if r not in whole]
-    found = (apply_roles(rule, (r,), (num_slots,)) for r in roles)
-    return tuple(s for s in found if s is not None)
-
-
-def analyse(
-    graph: Graph,
-    batch: frozenset[Var],
-    num_slots: int,
-    pulled: set[Var],
-    finished: set[Var] | frozenset[Var] = frozenset(),
-) -> Slots:
-    """How every value lies over time.
-
-    Values in `pulled` are computed before the loop. Those in `finished` are sums over the batch that
-    the only slot reads whole.
-    """
-    mesh = (num_slots,)
-    slots = Slots({}, {}, set())
-    learned = _depends_on_state(graph, batch)
-    read_in_loop = _read_in_loop(graph)
-    consumed_whole: set[Var] = set()
-    for v in graph.inputs:
-        split = ((0,),) + ((),) * (v.type.ndim - 1) if v in batch else ((),) * v.type.ndim
-        slots.spec[v] = ShardingSpec(split)
-
-    def fixed(v: Var) -> bool:
-        return slots.spec[v].is_replicated and v not in slots.post
-
-    for e in graph.eqns:
-        out = e.output
-        whole = ShardingSpec.replicated(out.type.ndim)
-        if out in pulled or all(fixed(v) and v not in slots.role for v in e.inputs):
-            slots.spec[out] = whole
-            continue
-        late = [v for v in e.inputs if v in slots.post]
-        looped = e.phase != APPLY or out in read_in_loop
-        if not late and looped:
-            if all(map(fixed, e.inputs)):
-                # Finished sums of the only slot, and what is made of them.
-                slots.spec[out], slots.role[out] = whole, IDLE
-                continue
-            found = _fitting(e, mesh, slots, graph, consumed_whole)
-            if found is not None:
-                slots.spec[out], slots.role[out] = found.output, found.roles[0]
-                if out in finished:
-                    slots.spec[out] = found.output.resolved()
-                consumed_whole.update(v for v in e.inputs if fixed(v))
-                continue
-        if looped:
-            partial = [v for v in e.inputs if slots.spec[v].partial]
-            for v in (*late, *partial):
-                if v not in learned:
-                    raise _DependsOnInputsOnly(v)
-            if num_slots == 1 and partial:
-                raise _NeededInLoop({_first_partial(v, slots, graph) for v in partial})
-            if num_slots == 1 and not late:
-                slots.spec[out], slots.role[out] = _gathering(e, mesh, slots)
-                continue
-            parts = [v for v in e.inputs if any(slots.spec[v].dims)]
-            if parts:
-                raise _needs(e, graph, parts[0], [*late, *partial], num_slots)
-        slots.spec[out] = whole
-        slots.post.add(out)
-    return slots
-
-
-def _read_in_loop(graph: Graph) -> set[Var]:
-    """What the loss and its gradients read, directly or not, wherever it was written."""
-    found: set[Var] = set()
-    for e in reversed(graph.eqns):
-        if e.phase in LOOP or e.output in found:
-            found.update(e.inputs)
-    return found
-
-
-def _needs(
-    e: Eqn, graph: Graph, split: Var, finished: list[Var], num_slots: int
-) -> NeedsMicrobatches:
-    other = f"the finished {graph.describe(finished[0])}" if finished else "a whole batch"
-    return NeedsMicrobatches(
-        f"{e.op.name} at {e.source or 'unknown line'} needs {other}, and meets "
-        f"{graph.describe(split)}, which is split into {num_slots} microbatches: the number of "
-        "microbatches is part of this model's meaning. Give num_microbatches=1 to parallelize, "
-        "which keeps the meaning of the unsplit step."
-    )
-
-
-def _first_partial(v: Var, slots: Slots, graph: Graph) -> Var:
-    """The sum over the batch that a partial value comes from."""
-    while slots.role[v][0] in "+>":
-        v = next(u for u in graph.producer[v].inputs if slots.spec[u].partial)
-    return v
-
-
-def _gathering(e: Eqn, mesh: tuple[int], slots: Slots) -> tuple[ShardingSpec, str]:
-    """How the only slot runs what no slot of several could: it reads some operands whole.
-
-    Devices that split the batch gather these operands.
-    """
-    have = [slots.spec[v] for v in e.inputs]
-    best: tuple[int, Strategy] | None = None
-    for s in time_strategies(e, mesh[0]):
-        same = [h == n for h, n in zip(have, s.inputs, strict=True)]
-        split = any(m and any(n.dims) for m, n in zip(same, s.inputs, strict=True))
-        rest_whole = all(m or n.is_replicated for m, n in zip(same, s.inputs, strict=True))
-        if split and rest_whole and (best is None or sum(same) > best[0]):
-            best = sum(same), s
-    if best is None or best[1].output.partial:
-        return ShardingSpec.replicated(e.output.type.ndim), IDLE
-    return best[1].output, best[1].roles[0]
-
-
-def _fitting(
-    e: Eqn, mesh: tuple[int], slots: Slots, graph: Graph, consumed_whole: set[Var]
-) -> Strategy | None:
-    """The way to run an equation in one slot without communication between slots."""
-    best: tuple[int, Strategy] | None = None
-    for s in time_strategies(e, mesh[0]):
-        if s.roles[0] == IDLE:
-            continue
-        sliced = 0
-        for v, need in zip(e.inputs, s.inputs, strict=True):
-            have = slots.spec[v]
-            if have == need:
-                continue
-            if have.is_replicated and any(need.dims):
-                sliced += 1
-            else:
-                break
-        else:
-            if best is None or sliced < best[0]:
-                best = sliced, s
-    if best is None:
-        return None
-    for v, need in zip(e.inputs, best[1].inputs, strict=True):
-        if slots.spec[v] != need:
-            _make_in_slot(v, need, mesh, slots, graph, consumed_whole)
-    return best[1]
-
-
-def _make_in_slot(
-    v: Var,
-    need: ShardingSpec,
-    mesh: tuple[int],
-    slots: Slots,
-    graph: Graph,
-    consumed_whole: set[Var],
-) -> None:
-    """Make a mask, random values or a broadcast in the slot instead of slicing a whole one."""
-    moved: dict[Var, Strategy] = {}
-    if not _movable(v, need, mesh, slots, graph, consumed_whole, moved):
-        return
-    for u in moved:
-        # Nothing outside the loop may wait for what the loop makes.
-        for reader in graph.readers[u]:
-            w = reader.output
-            if w in slots.spec and w not in slots.role and w not in moved:
-                return
-    for u, s in moved.items():
-        slots.spec[u], slots.role[u] = s.output, s.roles[0]
-
-
-def _movable(
-    v: Var,
-    need: ShardingSpec,
-    mesh: tuple[int],
-    slots: Slots,
-    graph: Graph,
-    consumed_whole: set[Var],
-    moved: dict[Var, Strategy],
-) -> bool:
-    """Whether a slot can make its part of a value; `moved` gets the equations that do."""
-    if v in moved:
-        return moved[v].output == need
-    if slots.spec[v] == need:
-        return True
-    e = graph.producer.get(v)
-    if e is None or v in consumed_whole or v in slots.role:
-        return False
-    for s in time_strategies(e, mesh[0]):
-        if s.output != need:
-            continue
-        tried = dict(moved) | {v: s}
-        pairs = list(zip(e.inputs, s.inputs, strict=True))
-        if all(n.is_replicated and slots.spec[u].is_replicated for u, n in pairs) or all(
-            _movable(u, n, mesh, slots, graph, consumed_whole, tried) for u, n in pairs
-        ):
-            moved.update(tried)
-            return True
-    return False
-
-
-def _depends_on_state(graph: Graph, batch: frozenset[Var]) -> set[Var]:
-    """Values that depend on anything but the batch and constants."""
-    found = {v for v in graph.inputs if v not in batch}
-    for e in graph.eqns:
-        if any(v in found for v in e.inputs):
-            found.add(e.output)
-    return found
 
 
 def _clone(graph: Graph, value: Var) -> tuple[Graph, set[Var]]:
@@ -473,8 +225,8 @@ class _Writer:
         return made
 
 
-# Operators whose result depends on where a tile lies; `slot_dim` and `slots` say which of its dims is
-# split over time. A device's tile of slot m starts m slots further on in the whole value.
+# Operators whose result depends on where a tile lies; `slot_dim` and `slots` say which of its dims
+# is split over time. A device's tile of slot m starts m slots further on in the whole value.
 LOCATED = ("iota", "random_bits", "softmax", "softmax_grad", "scatter_add", "unpick")
 
 
