@@ -50,4 +50,4 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hpc-alpa")
 def main() -> None:
-    """Plan training on a cluster, and look at plans. Training itself is your script under mpiexec."""
+    """Plan training on a cluster, and look at plans. To train, start your script by mpiexec."""

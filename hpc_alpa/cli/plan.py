@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,10 @@ def command(
     The script runs in this process up to the step; what it is given there says what is planned. A
     cluster without --costs is priced by its description. With --json the plan itself is printed.
     """
-    _say_progress()
     priced = options.costs_of(cluster, costs, analytic)
     wanted = {name: value for name, value in given.items() if value is not None}
-    found = planned(path, arguments, Target(cluster, priced, devices, options=wanted))
+    with _progress():
+        found = planned(path, arguments, Target(cluster, priced, devices, options=wanted))
     plan = found.compiled.plan
     if out is not None:
         plan.save(out)
@@ -66,10 +68,16 @@ def command(
         click.echo(explain(plan, found.compiled.programs, found.compiled.names))
 
 
-def _say_progress() -> None:
+@contextmanager
+def _progress() -> Iterator[None]:
     """What the search tries, on standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("hpc_alpa.search")
+    before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

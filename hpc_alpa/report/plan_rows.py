@@ -125,7 +125,7 @@ def stage_rows(
 
 
 def main_specs(program: Program, names: Names) -> dict[str, str]:
-    """Specs of a rank's largest weights; equal ones are one: `layers/*/attention/{k,q,v}/weight`."""
+    """Specs of a rank's largest weights; equal ones are one: `layers/*/{down,up}/weight`."""
     specs = {p.position: p.spec for p in program.inputs}
     held = [(*names.weights[k], specs[k]) for k in names.weights if k in specs]
     by_pattern: dict[str, set[str]] = {}
@@ -147,9 +147,9 @@ def _siblings(found: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]
         *folder, own, leaf = ["", *name.split("/")]
         alike.setdefault((tuple(folder), leaf, what), []).append(own)
     merged = {}
-    for (folder, leaf, what), own in alike.items():
-        middle = own[0] if len(own) == 1 else f"{{{','.join(own)}}}"
-        merged["/".join(filter(None, (*folder, middle, leaf)))] = what
+    for (parents, leaf, what), names in alike.items():
+        middle = names[0] if len(names) == 1 else f"{{{','.join(names)}}}"
+        merged["/".join(filter(None, (*parents, middle, leaf)))] = what
     return merged
 
 
@@ -213,4 +213,5 @@ def _to_json(row: StageRow) -> dict[str, Any]:
 
 
 def _from_json(row: Mapping[str, Any]) -> StageRow:
-    return StageRow(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    return StageRow(**values)
