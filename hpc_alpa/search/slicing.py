@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 AXES = ("x", "y", "z")
 RulesOn = Callable[[tuple[int, ...]], Restrictions]
 MOST_LAYERS = 8
+SMALL = 4  # devices of a host that get one mesh axis
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,14 @@ def slice_stages(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[
 
 
 def _shapes(request: Request, n: int) -> list[tuple[int, ...]]:
-    """Logical shapes of n devices: one axis, and two; hosts along the first axis where they are many."""
+    """Logical shapes of n devices: one axis, and two where they can pay.
+
+    Two axes pay where links differ, hosts along the first; on one host, whose links are alike, only
+    where a dim is too short for all devices, which four seldom are.
+    """
     pairs = [(a, n // a) for a in range(2, n) if n % a == 0]
     if len({request.cluster.host_of(d) for d in range(n)}) == 1:
-        pairs = [(a, b) for a, b in pairs if a <= b]
+        pairs = [(a, b) for a, b in pairs if a <= b and n > SMALL]
     return [(n,), *pairs]
 
 

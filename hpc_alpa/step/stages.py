@@ -187,7 +187,8 @@ def _stage_graph(
         if home.get(v, stage) == stage and (v in home or stage == 0 or not v.type.shape)
     )
     eqns = [e for e in graph.eqns if e.output in needed and e.output not in foreign]
-    inputs = [v for v in graph.inputs if v not in foreign and _reads(eqns, results, v)]
+    read = {v for e in eqns for v in e.inputs} | {v for _, v in results}
+    inputs = [v for v in graph.inputs if v not in foreign and v in read]
     outputs = tuple(v for _, v in results) + tuple(dict.fromkeys(t.value for t in sent))
     made = Graph(
         tuple(inputs) + tuple(dict.fromkeys(t.value for t in received)),
@@ -196,7 +197,3 @@ def _stage_graph(
         graph.names,
     )
     return StageGraph(stage, drop_dead(made), results, received, sent)
-
-
-def _reads(eqns: list[Eqn], results: tuple[tuple[int, Var], ...], v: Var) -> bool:
-    return any(v in e.inputs for e in eqns) or any(v == w for _, w in results)
