@@ -119,14 +119,15 @@ def test_long_chains(num_nodes: int) -> None:
 
 def test_time_that_ends_gives_the_best_found_with_its_gap() -> None:
     problem = chain(300, np.random.default_rng(1))
-    best = eliminate.solve(problem).objective
+    unlimited = eliminate.solve(problem).objective
     terms = np.arange(problem.choice_offset[-1])
     nbytes = np.random.default_rng(2).random(terms.size)
     limit = 0.4 * len(problem.costs)
     problem = replace(problem, rows=(MemoryRow("m", limit, terms, nbytes),))
     solution = highs.solve(problem, highs.Options(seconds=0.0))
     assert solution.status == "feasible"
-    assert solution.bound <= best <= solution.objective
+    assert solution.bound <= solution.objective
+    assert unlimited < solution.objective < 1.2 * unlimited
     assert solution.gap == pytest.approx(1 - solution.bound / solution.objective)
     assert evaluate(problem, solution.assignment).memory[0] <= limit
     impossible = replace(problem, rows=(MemoryRow("m", 0.01, terms, nbytes),))

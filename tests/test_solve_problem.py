@@ -110,7 +110,7 @@ def test_malformed_parts_say_where() -> None:
 def test_presolve_keeps_the_optimum() -> None:
     """Against enumeration of both, and the assignment expands to the same seconds and bytes."""
     dropped = solved = 0
-    for seed in range(200):
+    for seed in range(120):
         problem = random_problem(np.random.default_rng(seed), rows=seed % 2 == 0, most_nodes=5)
         best = brute_force.best(problem)
         try:
@@ -128,7 +128,7 @@ def test_presolve_keeps_the_optimum() -> None:
         assert np.allclose(expanded.memory, evaluate(reduced.problem, small[1]).memory)
         dropped += sum(map(len, problem.costs)) - sum(map(len, reduced.problem.costs))
         solved += 1
-    assert solved > 100 and dropped > 200
+    assert solved > 60 and dropped > 100
 
 
 def test_presolve_shares_the_variables_of_equal_layers() -> None:

@@ -7,24 +7,25 @@ original problem.
 """
 
 import math
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass
 
 import numpy as np
 
 from hpc_alpa.errors import InfeasibleError, PlanError
-from hpc_alpa.plan.solve import eliminate
+from hpc_alpa.plan.solve import eliminate, prices
 from hpc_alpa.plan.solve.contract import WidthError
-from hpc_alpa.plan.solve.heuristic import descend, feasible
+from hpc_alpa.plan.solve.descend import descend
 from hpc_alpa.plan.solve.infeasible import explain
-from hpc_alpa.plan.solve.lazy import Clock, LazyProgram
+from hpc_alpa.plan.solve.lazy import LazyProgram
 from hpc_alpa.plan.solve.model import Model, build
 from hpc_alpa.plan.solve.presolve import reduce
 from hpc_alpa.plan.solve.problem import Assignment, FloatArray, Problem, complete, evaluate
 from hpc_alpa.plan.solve.solution import Solution
 
 _ROUNDING = 1e-9
-_SHARE = 0.2  # of the time that is left, for a start of the integer program
-_GRACE = 10.0  # seconds for an assignment where time is over and none was found
+_RELAX_SHARE = 0.5  # of the time that is left, so that some is left for the other phases
+_IMPROVE_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,20 @@ def solve(problem: Problem, options: Options | None = None) -> Solution:
         PlanError: nothing was found within the time, and nothing was proven either.
     """
     options = options or Options()
-    clock = Clock(options.seconds)
+    clock = _Clock(options.seconds)
     reduced = reduce(problem)
-    search = _Search(reduced.problem, options, clock)
+    search = _Search(reduced.problem, options)
     clock.lap("build")
-    search.relax()
+    search.relax(_RELAX_SHARE * clock.left)
     clock.lap("relaxation")
     if not search.proven and clock.left > 0:
-        search.improve(_SHARE * clock.left)
+        search.improve(_IMPROVE_SHARE * clock.left)
         clock.lap("heuristics")
     if not search.proven and clock.left > 0:
-        search.branch()
+        search.branch(clock.left)
         clock.lap("integer program")
     if search.best is None:
-        search.improve(_GRACE)
+        search.improve(0.0)
         clock.lap("heuristics")
     if search.best is None:
         raise PlanError(
@@ -73,11 +74,30 @@ def solve(problem: Problem, options: Options | None = None) -> Solution:
     return Solution.of(objective, search.bound, assignment, gap, clock.phases, options.absolute_gap)
 
 
+class _Clock:
+    """Seconds that are left, and seconds per phase."""
+
+    def __init__(self, seconds: float) -> None:
+        self._begin = self._lap = time.perf_counter()
+        self._seconds = seconds
+        self.phases: dict[str, float] = {}
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self._seconds - (time.perf_counter() - self._begin))
+
+    def lap(self, phase: str) -> None:
+        """Charge the time since the last lap to `phase`."""
+        now = time.perf_counter()
+        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._lap
+        self._lap = now
+
+
 class _Search:
     """The best assignment of a problem without ties, and the bound, so far."""
 
-    def __init__(self, problem: Problem, options: Options, clock: Clock) -> None:
-        self._problem, self._options, self._clock = problem, options, clock
+    def __init__(self, problem: Problem, options: Options) -> None:
+        self._problem, self._options = problem, options
         self._model = build(problem)
         self._program = LazyProgram(self._model)
         self._prices: FloatArray | None = None
@@ -91,43 +111,44 @@ class _Search:
         allowed = max(gap, self._options.absolute_gap)
         return self.best is not None and self._objective - self.bound <= allowed
 
-    def relax(self) -> None:
+    def relax(self, seconds: float) -> None:
         """The linear relaxation: a bound, and where it is integral the optimum."""
-        outcome, bound = self._program.relax(self._clock)
+        outcome, bound = self._program.relax(seconds)
         if outcome.infeasible:
             raise explain(self._problem, self._model)
         self.bound = max(self.bound, bound)
         if outcome.columns is not None:
             self._prices = self._program.prices(outcome)
+            self._program.add_close(outcome.columns)
             rounded = _assignment(self._problem, self._model, outcome.columns)
             self._offer(rounded)
             if not self.proven:
-                self._offer(descend(self._problem, rounded.choices, self._problem.costs))
+                self._offer(descend(self._problem, rounded.choices))
 
     def improve(self, seconds: float) -> None:
-        """By elimination where no memory row binds, else by prices on the memory."""
-        if self._prices is None or not self._prices.any():
-            bare = replace(self._problem, rows=())
-            gap = self._options.relative_gap
-            try:
-                found = eliminate.solve(bare, relative_gap=gap, seconds=seconds)
-            except WidthError:
-                pass  # the descent below needs no tables
-            except InfeasibleError as error:
-                raise explain(self._problem, self._model) from error
+        """By elimination, under prices on the memory where there are limits."""
+        gap = self._options.relative_gap
+        try:
+            if self._problem.rows:
+                best, bound = prices.search(self._problem, self._prices, seconds, gap)
             else:
-                self.bound = max(self.bound, found.bound)
-                self._offer(complete(self._problem, found.assignment.choices))
-        if self.best is None:
-            self._offer(feasible(self._problem, self._prices, seconds))
+                found = eliminate.solve(self._problem, relative_gap=gap, seconds=seconds)
+                best, bound = found.assignment, found.bound
+        except InfeasibleError as error:
+            raise explain(self._problem, self._model) from error
+        except WidthError:
+            start = [int(cost.argmin()) for cost in self._problem.costs]
+            best, bound = descend(self._problem, start), self.bound
+        self.bound = max(self.bound, bound)
+        self._offer(best)
 
-    def branch(self) -> None:
+    def branch(self, seconds: float) -> None:
         """Branch and bound, from the best assignment."""
         start = None
         if self.best is not None:
             start = self._problem.choice_offset[:-1] + np.array(self.best.choices)
         outcome, bound = self._program.solve(
-            self._clock, self._options.relative_gap, self._options.absolute_gap, start
+            seconds, self._options.relative_gap, self._options.absolute_gap, start
         )
         if outcome.infeasible:
             raise explain(self._problem, self._model)

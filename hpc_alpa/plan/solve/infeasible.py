@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse
 
 from hpc_alpa.errors import InfeasibleError
-from hpc_alpa.plan.solve.lazy import Clock, LazyProgram
+from hpc_alpa.plan.solve.lazy import LazyProgram
 from hpc_alpa.plan.solve.model import Model, build
 from hpc_alpa.plan.solve.problem import (
     FloatArray,
@@ -102,7 +102,7 @@ def _explain_conversions(problem: Problem) -> InfeasibleError:
 
 def _minimise(model: Model) -> tuple[FloatArray | None, float]:
     """Columns of the best solution in the time, and the bound."""
-    outcome, bound = LazyProgram(model).solve(Clock(_SECONDS), _GAP, 0.0, None)
+    outcome, bound = LazyProgram(model).solve(_SECONDS, _GAP, 0.0, None)
     return outcome.columns, bound
 
 

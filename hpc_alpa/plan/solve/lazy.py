@@ -12,26 +12,8 @@ from hpc_alpa.plan.solve.problem import FloatArray, IntArray
 # The right-hand side of a memory row as HiGHS sees it: its tolerances are absolute, 1e-9 here.
 _SCALED_LIMIT = 1024.0
 _VIOLATED = 1e-9  # relative to the limit
-_ROWS_AT_ONCE = 8
-
-
-class Clock:
-    """Seconds that are left, and seconds per phase."""
-
-    def __init__(self, seconds: float) -> None:
-        self._begin = self._lap = time.perf_counter()
-        self._seconds = seconds
-        self.phases: dict[str, float] = {}
-
-    @property
-    def left(self) -> float:
-        return self._seconds - (time.perf_counter() - self._begin)
-
-    def lap(self, phase: str) -> None:
-        """Charge the time since the last lap to `phase`."""
-        now = time.perf_counter()
-        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._lap
-        self._lap = now
+_CLOSE = 0.05
+_ROWS_AT_ONCE = 16
 
 
 class LazyProgram:
@@ -60,43 +42,55 @@ class LazyProgram:
             prices[self._added] = np.maximum(0.0, outcome.prices) * self._scale[self._added]
         return prices
 
-    def relax(self, clock: Clock) -> tuple[Outcome, float]:
+    def relax(self, seconds: float) -> tuple[Outcome, float]:
         """The linear relaxation under all memory rows, and the bound of the last that ended."""
-        bound = -np.inf
+        end, bound = time.perf_counter() + seconds, -np.inf
         while True:
-            outcome = self._engine.relax(clock.left)
+            outcome = self._engine.relax(end - time.perf_counter())
             if not outcome.optimal or outcome.columns is None:
                 return outcome, bound
             bound = max(bound, outcome.bound)
-            if not self._add_violated(outcome.columns) or clock.left <= 0:
+            if not self._add_violated(outcome.columns) or time.perf_counter() > end:
                 return outcome, bound
 
     def solve(
-        self, clock: Clock, relative_gap: float, absolute_gap: float, start: IntArray | None
+        self, seconds: float, relative_gap: float, absolute_gap: float, start: IntArray | None
     ) -> tuple[Outcome, float]:
         """The integer program under all memory rows, and its bound. May time out in between."""
-        bound = -np.inf
+        end, bound = time.perf_counter() + seconds, -np.inf
         while True:
-            outcome = self._engine.solve(clock.left, relative_gap, absolute_gap, start)
+            left = end - time.perf_counter()
+            outcome = self._engine.solve(left, relative_gap, absolute_gap, start)
             bound = max(bound, outcome.bound)
             if outcome.columns is None or not self._add_violated(outcome.columns):
                 return outcome, bound
-            if clock.left <= 0:
+            if time.perf_counter() > end:
                 return outcome, bound
 
     def _add_violated(self, columns: FloatArray) -> bool:
         """Add the worst violated rows that are not in yet; peaks only, as rows follow time."""
-        excess = self._memory @ columns - self._limits
-        excess[self._added] = -np.inf
+        excess = self._excess(columns)
         padded = np.concatenate([[-np.inf], excess, [-np.inf]])
         peak = (excess >= padded[:-2]) & (excess > padded[2:])
-        new = np.flatnonzero(peak & (excess > _VIOLATED * _SCALED_LIMIT))
-        new = np.sort(new[np.argsort(-excess[new])][:_ROWS_AT_ONCE])
-        if not new.size:
-            return False
-        self._added += new.tolist()
-        self._engine.add_rows(self._memory[new], self._limits[new])
-        return True
+        return self._add(np.flatnonzero(peak & (excess > _VIOLATED * _SCALED_LIMIT)), excess)
+
+    def add_close(self, columns: FloatArray) -> None:
+        """Add the rows nearest to their limits: an integral solution is not the relaxed one."""
+        excess = self._excess(columns)
+        self._add(np.flatnonzero(excess > -_CLOSE * _SCALED_LIMIT), excess)
+
+    def _excess(self, columns: FloatArray) -> FloatArray:
+        """Scaled bytes over the limit; of rows that are in, minus infinity."""
+        excess = np.asarray(self._memory @ columns - self._limits)
+        excess[self._added] = -np.inf
+        return excess
+
+    def _add(self, rows: IntArray, excess: FloatArray) -> bool:
+        new = np.sort(rows[np.argsort(-excess[rows])][:_ROWS_AT_ONCE])
+        if new.size:
+            self._added += new.tolist()
+            self._engine.add_rows(self._memory[new], self._limits[new])
+        return bool(new.size)
 
 
 def _row_entries(matrix: scipy.sparse.csr_array) -> tuple[IntArray, FloatArray]:

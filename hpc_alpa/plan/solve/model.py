@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from hpc_alpa.plan.solve.problem import FloatArray, IntArray, Problem, Window, concatenate, ragged
+from hpc_alpa.plan.solve.problem import FloatArray, IntArray, Problem, Window, ragged
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,18 +74,6 @@ class _Builder:
         self.put(rows, smaller, -1.0)
 
 
-@dataclass(frozen=True, eq=False)
-class _Flat:
-    """The readers of a problem without ties, one entry per reader; classes laid end to end."""
-
-    value: IntArray
-    window: IntArray
-    node: IntArray
-    producer: IntArray
-    num_produced: IntArray
-    num_needed: IntArray
-
-
 def build(problem: Problem) -> Model:
     """The integer program of a problem without ties."""
     builder = _Builder()
@@ -96,9 +84,7 @@ def build(problem: Problem) -> Model:
     column_of_term = np.full(problem.num_terms, -1)
     column_of_term[choices] = choices
     if problem.values:
-        flat = _flatten(problem)
-        flows, cells, reader = _flows(problem, flat, builder)
-        _copies(problem, flat, builder, flows, cells, reader, column_of_term)
+        _copies(problem, builder, _flows(problem, builder), column_of_term)
         held = _held(problem, builder, column_of_term)
     else:
         held = np.empty(0, np.int64)
@@ -127,88 +113,71 @@ def build(problem: Problem) -> Model:
     )
 
 
-def _flatten(problem: Problem) -> _Flat:
-    readers = [(k, r) for k, value in enumerate(problem.values) for r in value.readers]
-    value = np.array([k for k, _ in readers], np.int64)
-    shapes = np.array([v.conversion.shape for v in problem.values], np.int64)
-    producers = np.array([v.producer for v in problem.values], np.int64)
-    return _Flat(
-        value=value,
-        window=np.array([r.window for _, r in readers], np.int64),
-        node=np.array([r.node for _, r in readers], np.int64),
-        producer=producers[value],
-        num_produced=shapes[value, 0],
-        num_needed=shapes[value, 1],
-    )
+@dataclass(frozen=True, eq=False)
+class _Flows:
+    """Columns e: number, cell (value, p, t), window, and whether other readers share the window."""
+
+    column: IntArray
+    cell: IntArray
+    window: IntArray
+    shared: NDArray[np.bool_]
 
 
-def _flows(problem: Problem, flat: _Flat, builder: _Builder) -> tuple[IntArray, IntArray, IntArray]:
-    """Columns e with their marginals. Returns each column's number, its cell and its reader."""
-    reader, place = ragged(flat.num_produced * flat.num_needed)
-    p, t = np.divmod(place, flat.num_needed[reader])
-    cell = problem.cell_offset[flat.value[reader]] + place
-
-    readers = [r for value in problem.values for r in value.readers]
-    produced = [problem.values[k].produced for k in flat.value.tolist()]
-    made_row, made_choice, makes = _marginal(problem, flat.producer, produced, flat.num_produced)
-    wanted_row, wanted_choice, wants = _marginal(
-        problem, flat.node, [r.needed for r in readers], flat.num_needed
-    )
-    makes_at = np.concatenate([[0], np.cumsum(flat.num_produced)])[reader] + p
-    wants_at = np.concatenate([[0], np.cumsum(flat.num_needed)])[reader] + t
+def _flows(problem: Problem, builder: _Builder) -> _Flows:
+    """Columns e with their marginals, for what some choice makes, some needs and is allowed."""
+    reads = problem.reads
+    num_produced, num_needed = reads.num_produced[reads.value], reads.num_needed[reads.value]
+    reader, place = ragged(num_produced * num_needed)
+    p, t = np.divmod(place, num_needed[reader])
+    cell = problem.cell_offset[reads.value[reader]] + place
     conversion = np.concatenate([value.conversion.ravel() for value in problem.values])
-    possible = makes[makes_at] & wants[wants_at] & np.isfinite(conversion[cell])
+    start = reads.produced_start[reads.value]
+    makes = _marginal(problem, reads.producer[reads.value], num_produced, reads.produced, start)
+    wants = _marginal(problem, reads.node, num_needed, reads.needed, reads.start)
+    made, wanted = makes.first[reader] + p, wants.first[reader] + t
+    possible = makes.used[made] & wants.used[wanted] & np.isfinite(conversion[cell])
 
-    reader, cell = reader[possible], cell[possible]
-    shared = _shared(flat)[reader]
-    flows = builder.columns(np.where(shared, 0.0, conversion[cell]))
-    for at, row, choice, length in (
-        (makes_at, made_row, made_choice, len(makes)),
-        (wants_at, wanted_row, wanted_choice, len(wants)),
-    ):
-        rows = builder.rows(length, 0.0, 0.0)
-        builder.put(rows[at[possible]], flows, 1.0)
-        builder.put(rows[row], choice, -1.0)
-    return flows, cell, reader
+    key = reads.value * len(Window) + reads.window
+    shared = (np.bincount(key)[key] > 1)[reader[possible]]
+    cost = np.where(shared, 0.0, conversion[cell[possible]])
+    columns = builder.columns(cost)
+    for marginal, row in ((makes, made), (wants, wanted)):
+        rows = builder.rows(len(marginal.used), 0.0, 0.0)
+        builder.put(rows[row[possible]], columns, 1.0)
+        builder.put(rows[marginal.row], marginal.choice, -1.0)
+    return _Flows(columns, cell[possible], reads.window[reader[possible]], shared)
+
+
+@dataclass(frozen=True, eq=False)
+class _Marginal:
+    """The rows (reader, class) of one end of every reader, and the choices that are in them."""
+
+    row: IntArray  # of each (reader, choice)
+    choice: IntArray  # the column of each
+    first: IntArray  # row of each reader, and the number of rows
+    used: NDArray[np.bool_]  # rows with a choice
 
 
 def _marginal(
-    problem: Problem, nodes: IntArray, classes: list[IntArray], num_classes: IntArray
-) -> tuple[IntArray, IntArray, IntArray]:
-    """Per choice of these nodes: its row (reader, class), its column; which rows have any."""
-    sizes = np.diff(problem.choice_offset)[nodes]
-    reader, place = ragged(sizes)
-    offset = np.concatenate([[0], np.cumsum(num_classes)])
-    row = offset[reader] + concatenate(classes).astype(np.int64)
-    used = np.zeros(offset[-1], np.bool_)
+    problem: Problem, nodes: IntArray, num_classes: IntArray, classes: IntArray, start: IntArray
+) -> _Marginal:
+    """`classes[start[r] + i]` is the class of reader r under choice i of `nodes[r]`."""
+    reader, place = ragged(np.diff(problem.choice_offset)[nodes])
+    first = np.concatenate([[0], np.cumsum(num_classes)])
+    row = first[reader] + classes[start[reader] + place]
+    used = np.zeros(first[-1], np.bool_)
     used[row] = True
-    return row, problem.choice_offset[nodes][reader] + place, used
+    return _Marginal(row, problem.choice_offset[nodes][reader] + place, first, used)
 
 
-def _shared(flat: _Flat) -> NDArray[np.bool_]:
-    """Whether each reader shares its window of the value with another reader."""
-    key = flat.value * len(Window) + flat.window
-    shared: NDArray[np.bool_] = np.bincount(key)[key] > 1
-    return shared
-
-
-def _copies(
-    problem: Problem,
-    flat: _Flat,
-    builder: _Builder,
-    flows: IntArray,
-    cell: IntArray,
-    reader: IntArray,
-    column_of_term: IntArray,
-) -> None:
+def _copies(problem: Problem, builder: _Builder, flows: _Flows, column_of_term: IntArray) -> None:
     """Columns y above the flows of readers that share; a lone reader's flow is its copy."""
-    term = problem.choice_offset[-1] + flat.window[reader] * problem.cell_offset[-1] + cell
-    shared = _shared(flat)[reader]
-    column_of_term[term[~shared]] = flows[~shared]
-    counts = shared & ((problem.term_costs[term] > 0) | problem.priced[term])
+    term = problem.choice_offset[-1] + flows.window * problem.cell_offset[-1] + flows.cell
+    column_of_term[term[~flows.shared]] = flows.column[~flows.shared]
+    counts = flows.shared & ((problem.term_costs[term] > 0) | problem.priced[term])
     copies = np.unique(term[counts])
     column_of_term[copies] = builder.columns(problem.term_costs[copies])
-    builder.at_least(column_of_term[term[counts]], flows[counts])
+    builder.at_least(column_of_term[term[counts]], flows.column[counts])
 
 
 def _held(problem: Problem, builder: _Builder, column_of_term: IntArray) -> IntArray:

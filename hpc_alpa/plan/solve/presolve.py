@@ -119,14 +119,14 @@ def _fold(
 
 
 def _choice_nbytes(problem: Problem, node_of: IntArray) -> list[FloatArray]:
-    """Bytes [row, choice] of each group in the memory rows, equal rows once."""
+    """Bytes [row, choice] of each group in the memory rows."""
     if not problem.rows:
         return [np.zeros((0, 1))] * (int(node_of.max()) + 1)
-    columns = problem.row_matrix.tocsc()
+    columns = problem.bytes_of_term
     nbytes: dict[int, FloatArray] = {}
     for node, group in enumerate(node_of.tolist()):
         nbytes[group] = nbytes.get(group, 0.0) + columns[:, problem.choice_terms(node)].toarray()
-    return [np.unique(nbytes[group], axis=0) for group in range(len(nbytes))]
+    return [nbytes[group] for group in range(len(nbytes))]
 
 
 def _consistent(problem: Problem, kept: set[int]) -> list[Mask]:

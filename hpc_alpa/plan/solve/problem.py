@@ -116,6 +116,26 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
+class Reads:
+    """All readers of a problem, one entry each, so that they are looked up at once.
+
+    `needed[start[r] + i]` is what reader r needs under choice i of its node. What follows `start`
+    has one entry per value.
+    """
+
+    value: IntArray
+    node: IntArray
+    window: IntArray
+    needed: IntArray
+    start: IntArray
+    producer: IntArray
+    produced: IntArray
+    produced_start: IntArray
+    num_produced: IntArray
+    num_needed: IntArray
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """A choice program over nodes 0..n-1; see the module's docstring.
 
@@ -192,6 +212,26 @@ class Problem:
         return np.arange(start, stop).reshape(self.values[value].conversion.shape)
 
     @cached_property
+    def reads(self) -> Reads:
+        """The readers laid out flat."""
+        readers = [(k, r) for k, value in enumerate(self.values) for r in value.readers]
+        shapes = np.array([v.conversion.shape for v in self.values], np.int64).reshape(-1, 2)
+        produced = [value.produced for value in self.values]
+        needed = [reader.needed for _, reader in readers]
+        return Reads(
+            value=np.array([k for k, _ in readers], np.int64),
+            node=np.array([r.node for _, r in readers], np.int64),
+            window=np.array([r.window for _, r in readers], np.int64),
+            needed=concatenate(needed).astype(np.int64),
+            start=_offsets([part.size for part in needed])[:-1],
+            producer=np.array([value.producer for value in self.values], np.int64),
+            produced=concatenate(produced).astype(np.int64),
+            produced_start=_offsets([part.size for part in produced])[:-1],
+            num_produced=shapes[:, 0],
+            num_needed=shapes[:, 1],
+        )
+
+    @cached_property
     def term_costs(self) -> FloatArray:
         """Seconds of each term; a held copy saves its second conversion."""
         conversion = concatenate([value.conversion.ravel() for value in self.values])
@@ -208,6 +248,11 @@ class Problem:
         matrix = scipy.sparse.csr_array((nbytes, terms, starts), shape=shape)
         matrix.sum_duplicates()
         return matrix
+
+    @cached_property
+    def bytes_of_term(self) -> scipy.sparse.csc_array:
+        """`row_matrix` by columns."""
+        return self.row_matrix.tocsc()
 
     @cached_property
     def limits(self) -> FloatArray:
@@ -233,20 +278,23 @@ def leaders(problem: Problem) -> IntArray:
     return leader
 
 
-def needed_cells(problem: Problem, choices: Sequence[int], window: Window) -> IntArray:
+def needed_cells(problem: Problem, choices: Sequence[int] | IntArray, window: Window) -> IntArray:
     """The cells (value, p, t) that some reader in the window needs, each once, in order."""
-    cells = [
-        problem.cell_offset[k]
-        + value.produced[choices[value.producer]] * value.conversion.shape[1]
-        + reader.needed[choices[reader.node]]
-        for k, value in enumerate(problem.values)
-        for reader in value.readers
-        if reader.window == window
-    ]
-    return np.unique(np.array(cells, np.int64))
+    return np.unique(_cells_read(problem, choices)[problem.reads.window == window])
 
 
-def holdable_copies(problem: Problem, choices: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+def _cells_read(problem: Problem, choices: Sequence[int] | IntArray) -> IntArray:
+    """The cell of each reader."""
+    x, reads = np.asarray(choices, np.int64), problem.reads
+    p = reads.produced[reads.produced_start + x[reads.producer]]
+    t = reads.needed[reads.start + x[reads.node]]
+    row: IntArray = problem.cell_offset[:-1] + p * reads.num_needed
+    return np.asarray(row[reads.value] + t, np.int64)
+
+
+def holdable_copies(
+    problem: Problem, choices: Sequence[int] | IntArray
+) -> tuple[tuple[int, int, int], ...]:
     """(value, needed class, term) of the copies that forward and backward both need."""
     both = np.intersect1d(
         needed_cells(problem, choices, Window.FORWARD),
@@ -276,21 +324,25 @@ def complete(
 
 def evaluate(problem: Problem, assignment: Assignment) -> Evaluation:
     """Objective and memory of an assignment, exactly as defined. Raises PlanError if it is none."""
-    choices = assignment.choices
-    for node, choice in enumerate(choices):
-        if choice != choices[problem.ties[node]] or not 0 <= choice < len(problem.costs[node]):
-            raise PlanError(
-                f"{problem.names[node]} takes choice {choice} of {len(problem.costs[node])} and "
-                f"{problem.names[problem.ties[node]]}, which it is tied to, "
-                f"choice {choices[problem.ties[node]]}"
-            )
+    choices = np.array(assignment.choices, np.int64)
+    wrong = (choices != choices[list(problem.ties)]) | (choices < 0)
+    wrong |= choices >= np.diff(problem.choice_offset)
+    if wrong.any():
+        node = int(wrong.argmax())
+        raise PlanError(
+            f"{problem.names[node]} takes choice {choices[node]} of {len(problem.costs[node])} and "
+            f"{problem.names[problem.ties[node]]}, which it is tied to, "
+            f"choice {choices[problem.ties[node]]}"
+        )
     possible = {(k, t): term for k, t, term in holdable_copies(problem, choices)}
     if not assignment.held <= possible.keys():
-        wrong = sorted(assignment.held - possible.keys())
-        raise PlanError(f"copies {wrong} are held, but not needed in both windows or not holdable")
+        missing = sorted(assignment.held - possible.keys())
+        raise PlanError(
+            f"copies {missing} are held, but not needed in both windows or not holdable"
+        )
     first, num_cells = problem.choice_offset[-1], problem.cell_offset[-1]
     active = np.concatenate(
-        [problem.choice_offset[:-1] + np.array(choices, np.int64)]
+        [problem.choice_offset[:-1] + choices]
         + [first + window * num_cells + needed_cells(problem, choices, window) for window in Window]
         + [np.array([possible[copy] for copy in sorted(assignment.held)], np.int64)]
     )

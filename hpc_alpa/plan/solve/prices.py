@@ -1,0 +1,187 @@
+"""Memory limits as prices: a proven bound, and assignments that fit, without HiGHS.
+
+With prices mu >= 0, in seconds per byte of each memory row, the least of
+
+    objective(x) + mu @ memory(x)  -  mu @ limits
+
+over all assignments x is a lower bound of the optimum, whatever mu (Lagrange). The first two terms
+are again a choice program, without rows, so elimination gives their minimum; where its tables are
+too large, descent gives an assignment and no bound. Prices follow the excess of their rows by
+Polyak's step; what fits is kept, and joined to what is cheaper but does not fit.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from hpc_alpa.plan.solve import eliminate
+from hpc_alpa.plan.solve.contract import WidthError
+from hpc_alpa.plan.solve.descend import descend
+from hpc_alpa.plan.solve.problem import (
+    Assignment,
+    Evaluation,
+    FloatArray,
+    Problem,
+    Value,
+    Window,
+    complete,
+    evaluate,
+    holdable_copies,
+)
+
+_ROUNDS = 40
+_SHARE_ROUNDS = 3  # of the elimination, where it learns shares
+_RISE = 2.0  # of the prices of rows over their limit, until something fits
+_FIRST_PRICE = 0.05  # of the objective, for the whole of a limit
+_IDLE = 8  # rounds without progress that end the search
+_HOPE, _PATIENCE, _LITTLE = 0.1, 3, 1e-3  # of Polyak's adaptive target
+_GRACE = 10.0  # seconds
+_MIXES = 16  # places where an assignment that fits is joined to one that does not
+_ROUNDING = 1e-9
+
+
+def priced(problem: Problem, prices: FloatArray) -> Problem:
+    """The problem without rows whose objective is `objective + prices @ memory`.
+
+    A value that may be held pays per cell, with the price g of holding and k = max(0, C - g):
+
+        (C - k) [a forward reader]  +  (C - k) [a backward reader]  +  k [any of them]
+    """
+    price = problem.row_matrix.T @ prices
+    costs = tuple(
+        cost + price[problem.choice_terms(node)] for node, cost in enumerate(problem.costs)
+    )
+    values: list[Value] = []
+    for k, value in enumerate(problem.values):
+        copies = {window: price[problem.copy_terms(k, window)] for window in Window}
+        held = price[problem.held_terms(k)]
+        if not held.any() and not any(copy.any() for copy in copies.values()):
+            values.append(value)
+            continue
+        saved = np.zeros_like(value.conversion)
+        if value.holdable:
+            finite = np.isfinite(value.conversion)
+            saved[finite] = np.maximum(0.0, value.conversion[finite] - held[finite])
+            pair = [r for r in value.readers if r.window != Window.STEP]
+            together = tuple(replace(r, window=Window.FORWARD) for r in pair)
+            values.append(replace(value, readers=together, conversion=saved, holdable=False))
+        for window, copy in copies.items():
+            readers = tuple(r for r in value.readers if r.window == window)
+            alone = value.conversion + copy - (saved if window != Window.STEP else 0.0)
+            values.append(replace(value, readers=readers, conversion=alone, holdable=False))
+    return Problem(costs, tuple(v for v in values if v.readers), names=problem.names)
+
+
+def search(
+    problem: Problem, prices: FloatArray | None, seconds: float, relative_gap: float
+) -> tuple[Assignment | None, float]:
+    """The best assignment found for a problem without ties but with rows, and the best bound.
+
+    Args:
+        prices: to start from, as a relaxation gives them.
+        seconds: after which no other round is started, once something was found; where nothing
+            fits at once, a few more are given, and the search ends without.
+
+    Raises:
+        InfeasibleError: forbidden conversions, not memory, exclude every assignment.
+    """
+    begin = time.perf_counter()
+    best = _Best(problem)
+    share = np.maximum(problem.limits, 1.0)
+    price = np.zeros(len(share)) if prices is None else prices * share  # of a whole limit
+    x: Sequence[int] = [int(cost.argmin()) for cost in problem.costs]
+    bound, hope, stalled = -math.inf, math.nan, 0
+    narrowest, idle = math.inf, 0  # gap between objective and bound, rounds since it narrowed
+    for _ in range(_ROUNDS):
+        x, least = _cheapest(priced(problem, price / share), x)
+        value = least - float(price @ (problem.limits / share))
+        stalled = 0 if value > bound + _LITTLE * hope else stalled + 1
+        bound = max(bound, value)
+        result = best.offer(complete(problem, x))
+        gap = max(relative_gap, _ROUNDING) * abs(best.objective)
+        done = best.assignment is not None and best.objective - bound <= gap
+        late = time.perf_counter() - begin - seconds
+        if done or late > (_GRACE if best.assignment is None else 0.0):
+            break
+        if best.objective - bound < 0.95 * narrowest:
+            narrowest, idle = best.objective - bound, 0
+        elif best.assignment is not None:
+            idle += 1
+        if idle == _IDLE:
+            break
+        excess = (result.memory - problem.limits) / share
+        if best.assignment is None:
+            usual = abs(result.objective) if math.isfinite(result.objective) else 1.0
+            raised = np.maximum(_RISE * price, _FIRST_PRICE * usual)
+            price = np.where(excess > _ROUNDING, raised, price)
+            continue
+        if math.isnan(hope):
+            hope = _HOPE * abs(best.objective)
+        if stalled >= _PATIENCE:
+            hope, stalled = hope / 2, 0
+        moving = price > 0  # few rows: those with a price, and the worst one
+        moving[excess.argmax()] = True
+        length = float(excess[moving] @ excess[moving])
+        if not math.isfinite(value) or length < _ROUNDING**2:
+            break
+        step = (min(best.objective, bound + hope) - value) / length
+        price = np.where(moving, np.maximum(0.0, price + step * excess), price)
+    return best.assignment, bound
+
+
+def _cheapest(problem: Problem, x: Sequence[int]) -> tuple[Sequence[int], float]:
+    """Choices of least objective for a problem without rows, and the bound of it."""
+    try:
+        found = eliminate.solve(problem, iterations=_SHARE_ROUNDS)
+    except WidthError:
+        return descend(problem, x).choices, -math.inf
+    return found.assignment.choices, found.bound
+
+
+class _Best:
+    """The best assignment that fits."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.assignment: Assignment | None = None
+        self.objective = math.inf
+
+    def offer(self, candidate: Assignment) -> Evaluation:
+        """Keep it if it fits and is better; else what it and the best give when they are joined."""
+        result, fits = self._keep(candidate)
+        if not fits and self.assignment is not None:
+            best = self.assignment.choices
+            cuts = np.linspace(0, len(best), _MIXES, endpoint=False).astype(int)[1:]
+            for cut in np.unique(cuts).tolist():
+                for a, b in ((candidate.choices, best), (best, candidate.choices)):
+                    self._keep(complete(self._problem, a[:cut] + b[cut:]))
+        return result
+
+    def _keep(self, candidate: Assignment) -> tuple[Evaluation, bool]:
+        result = evaluate(self._problem, candidate)
+        fits = bool((result.memory <= self._problem.limits * (1 + _ROUNDING)).all())
+        if fits:
+            candidate = hold(self._problem, candidate, self._problem.limits - result.memory)
+            objective = evaluate(self._problem, candidate).objective
+            if objective < self.objective:
+                self.assignment, self.objective = candidate, objective
+        return result, fits
+
+
+def hold(problem: Problem, assignment: Assignment, room: FloatArray) -> Assignment:
+    """Hold more copies in the bytes of `room` per row, the best seconds for their bytes first."""
+    left = []
+    for k, t, term in holdable_copies(problem, assignment.choices):
+        if (k, t) not in assignment.held and problem.term_costs[term] < 0:
+            nbytes = problem.bytes_of_term[:, [term]].toarray().ravel()
+            rate = problem.term_costs[term] / (nbytes / np.maximum(problem.limits, 1.0)).max()
+            left.append((rate, (k, t), nbytes))
+    held = set(assignment.held)
+    for _, copy, nbytes in sorted(left, key=lambda c: c[0]):
+        if (nbytes <= room).all():
+            room = room - nbytes
+            held.add(copy)
+    return Assignment(assignment.choices, frozenset(held))
