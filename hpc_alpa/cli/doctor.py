@@ -83,7 +83,7 @@ def _version(name: str) -> str | None:
 
 
 def _mpi(launch: bool, problems: list[str]) -> dict[str, Any]:
-    """The library that mpi4py loads, the launcher, and whether two ranks meet; MPI is not started."""
+    """The library that mpi4py loads, the launcher, whether two ranks meet. Starts no MPI here."""
     found: dict[str, Any] = {"library": None, "launcher": _launcher(), "two_ranks_meet": None}
     try:
         from hpc_alpa.comm.mpi_library import MPI
