@@ -50,7 +50,15 @@ class InfeasibleError(PlanError):
     """No plan meets a limit.
 
     The message names the limit, by how much it is missed and the nearest fit.
+
+    Attributes:
+        missing: by how much the nearest fit misses the limit, in the limit's unit; infinite where
+            no fit is known.
     """
+
+    def __init__(self, message: str, *, missing: float = float("inf")) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class ScheduleError(HpcAlpaError):

@@ -1,12 +1,11 @@
 """Conversions of one stage: their prices while planning, their moves in the plan.
 
-The cheapest path depends on the cost model; the plan keeps the paths that it uses, so that what runs is
-what was priced, whatever costs are at hand when it runs.
+The cheapest path depends on the cost model; the plan keeps the paths that it uses, so that what
+runs is what was priced, whatever costs are at hand when it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
@@ -17,16 +16,14 @@ from hpc_alpa.cost import Cost
 from hpc_alpa.errors import PlanError
 from hpc_alpa.ir.types import TensorType, numpy_dtype
 from hpc_alpa.sharding import Conversions, Move, ShardingSpec, moves
-from hpc_alpa.sharding.conversions import FREE, Price
+from hpc_alpa.sharding.conversions import FREE, Distances, Price, trace_back
 
-
-# Of two plans of one price the one with fewer collectives.
-FEWER = 1e-7
+FEWER = 1e-7  # seconds: of two plans of one price the one with fewer collectives
 
 
 def price_on(mesh: DeviceMesh, cost: Cost) -> Price:
     """Seconds of a move on a mesh: of its slowest group."""
-    groups = {}
+    groups: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {}
 
     def price(move: Move, nbytes: float) -> float:
         if move.kind in FREE:
@@ -49,6 +46,7 @@ def key(type: TensorType, source: ShardingSpec, target: ShardingSpec) -> str:
 
 
 def write(path: tuple[Move, ...]) -> tuple[str, ...]:
+    """A path as a plan keeps it: the spec after each move."""
     return tuple(str(m.target) for m in path)
 
 
@@ -57,14 +55,10 @@ class Paths:
 
     def __init__(self, mesh: tuple[int, ...], price: Price) -> None:
         self.mesh, self.price = mesh, price
-        self._distances: dict[
-            tuple[TensorType, ShardingSpec], Mapping[ShardingSpec, tuple[float, Move | None]]
-        ] = {}
+        self._distances: dict[tuple[TensorType, ShardingSpec], Distances] = {}
         self._matrices: dict[object, NDArray[np.float64]] = {}
 
-    def _of(
-        self, type: TensorType, source: ShardingSpec
-    ) -> Mapping[ShardingSpec, tuple[float, Move | None]]:
+    def _of(self, type: TensorType, source: ShardingSpec) -> Distances:
         at = (type, source)
         if at not in self._distances:
             itemsize = numpy_dtype(type.dtype).itemsize
@@ -93,21 +87,25 @@ class Paths:
     def path(
         self, type: TensorType, source: ShardingSpec, target: ShardingSpec
     ) -> tuple[Move, ...]:
-        best = self._of(type, source)
-        if target not in best:
+        """The moves of the cheapest conversion; empty when nothing is to do.
+
+        Raises:
+            PlanError: the target does not exist on this mesh.
+        """
+        found = self._of(type, source)
+        if target not in found:
             raise PlanError(f"there is no conversion {key(type, source, target)} on {self.mesh}")
-        found: list[Move] = []
-        spec = target
-        while (move := best[spec][1]) is not None:
-            found.append(move)
-            spec = move.source
-        return tuple(reversed(found))
+        return trace_back(found, target)
 
 
 def read(
     text: tuple[str, ...], type: TensorType, source: ShardingSpec, mesh: tuple[int, ...]
 ) -> tuple[Move, ...]:
-    """The moves of a path that a plan keeps."""
+    """The moves of a path that a plan keeps.
+
+    Raises:
+        PlanError: a step that is no move of this type on this mesh.
+    """
     found = []
     for step in text:
         target = ShardingSpec.parse(step)

@@ -1,4 +1,4 @@
-"""`Plan`: what the planner decided, as a value that prints, parses, compares and is stored as JSON."""
+"""`Plan`: what the planner decided, as a value that compares, and is stored as JSON."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ class StagePlan:
         strategies: the roles of each equation of the stage's graph, in its order, `a,-`.
         inputs: the spec of each input of the stage's graph.
         outputs: the spec of each output of the stage's graph.
-        conversions: (type and mesh-free key, moves): the path of each conversion that is not a
-            single move; see `plan.paths`.
+        conversions: (key, specs along the cheapest path) of each conversion; see `plan.paths`.
     """
 
     mesh_shape: tuple[int, ...]
@@ -119,6 +118,11 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a file that `save` wrote.
+
+        Raises:
+            PlanError: the file cannot be read, or `from_json` refuses it.
+        """
         try:
             text = Path(path).read_text()
         except OSError as error:

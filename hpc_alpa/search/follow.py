@@ -20,6 +20,9 @@ def follow_plan(step: StepGraph, plan: Plan, held: Sequence[Held], cost: Cost) -
 
     Args:
         held: for each stage of `plan`, the inputs of `step` that it holds, and their specs.
+
+    Raises:
+        ShardingError: an equation has no strategy on the placement.
     """
     where = {v: s for s, found in enumerate(held) for v in found if v.type.shape}
     cuts = _cuts(step, where, len(plan.stages))
@@ -30,9 +33,7 @@ def follow_plan(step: StepGraph, plan: Plan, held: Sequence[Held], cost: Cost) -
         def allowed(v: Var, spec: ShardingSpec, mine: Held = mine) -> bool:
             return v not in mine or mine[v] == spec
 
-        program = IntraOp(
-            step, stage, Pricing.on(base.mesh, cost), Restrictions(input=allowed)
-        )
+        program = IntraOp(step, stage, Pricing.on(base.mesh, cost), Restrictions(input=allowed))
         stages.append(program.decode(solve(program.problem()), base.axes))
     return Plan(
         "follow", plan.schedule, step.num_microbatches, cuts, tuple(stages), "", plan.cluster,
@@ -41,7 +42,7 @@ def follow_plan(step: StepGraph, plan: Plan, held: Sequence[Held], cost: Cost) -
 
 
 def _cuts(step: StepGraph, where: Mapping[Var, int], num_stages: int) -> tuple[int, ...]:
-    """Every forward equation runs on the stage of the parameters that it, or one before it, reads."""
+    """Every forward equation runs where the parameters are that it, or one before it, reads."""
     graph = step.graph
     source = dict(where)
     for e in graph.eqns:

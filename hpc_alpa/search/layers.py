@@ -1,4 +1,7 @@
-"""[StepGraph] -> where layers may be cut: balanced in seconds, with few bytes crossing (Alpa, Sec. 5.2)."""
+"""[StepGraph] -> [Layers]: where it may be cut, balanced in seconds, few bytes crossing.
+
+Alpa, Sec. 5.2.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from hpc_alpa.plan.intra_op import work_of
 from hpc_alpa.plan.solve.layers import cluster, smallest_tolerance
 from hpc_alpa.step import BACKWARD, StepGraph, anchors
 
-TOLERANCE = 0.3
+TOLERANCE = 0.3  # no layer has more than 1.3 times the mean seconds (Alpa's delta)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ def find_layers(step: StepGraph, cost: Cost, num_layers: int | None) -> Layers:
     wanted = num_layers or max(1, min(16, heavy // 3 or 1, len(chain)))
     if wanted > len(chain):
         raise PlanError(
-            f"{wanted} layers cannot be made of {len(chain)} forward equations: ask for fewer stages"
+            f"{wanted} layers cannot be made of {len(chain)} forward equations: ask for fewer "
+            "stages"
         )
     try:
         found = cluster(seconds, crossing, wanted, TOLERANCE)
@@ -76,7 +80,8 @@ def _alone(e: Eqn, cost: Cost) -> float:
     try:
         return cost.compute(work_of(e, e.input_types, e.output.type))
     except CostError as error:
-        raise CostError(f"{error} (needed for {e.op.name} at {e.source or 'an unknown line'})") from None
+        where = e.source or "an unknown line"
+        raise CostError(f"{error} (needed for {e.op.name} at {where})") from None
 
 
 def _crossing(step: StepGraph) -> list[float]:

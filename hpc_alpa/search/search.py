@@ -1,14 +1,13 @@
 """The whole search: a step and a machine in, a `Plan` out.
 
-    candidates    [Request] -> [Candidate]           number of microbatches, schedule, stages, meshes
-    plan stages   [Candidate] -> [Plan]              the integer program of every stage
-    score         [Plan] -> seconds and bytes        the simulator runs the plan's own programs
+candidates    [Request] -> [Candidate]           microbatches, schedule, stages, meshes
+plan stages   [Candidate] -> [Plan]              the integer program of every stage
+score         [Plan] -> seconds and bytes        the simulator runs the plan's own programs
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,6 +51,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Scored:
+    """A plan, and the seconds of a step by the simulator."""
+
     plan: Plan
     seconds: float
 
@@ -86,8 +87,7 @@ def search(request: Request) -> Plan:
         if best is None or scored.seconds < best.seconds * (1 - 1e-9):
             best = scored
     if best is None:
-        _raise(failures, request)
-    assert best is not None
+        raise _reason(failures, request)
     solver = {
         **best.plan.solver,
         "candidates": tried,
@@ -101,49 +101,50 @@ def _describe(c: Candidate) -> str:
     return f"B={c.num_microbatches} {c.schedule} cuts={list(c.cuts)} meshes {meshes}"
 
 
-def _raise(failures: Sequence[HpcAlpaError], request: Request) -> None:
+def _reason(failures: Sequence[HpcAlpaError], request: Request) -> HpcAlpaError:
     """The error that says most: the nearest fit of all candidates, or the first one's reason."""
     memory = [e for e in failures if isinstance(e, InfeasibleError)]
     if memory:
-        raise min(memory, key=lambda e: getattr(e, "missing", math.inf))
+        return min(memory, key=lambda e: e.missing)
     if failures:
-        raise failures[0]
-    raise PlanError(
+        return failures[0]
+    return PlanError(
         f"there is no way to lay the step out over {request.num_devices} devices with "
         f"num_microbatches={request.num_microbatches} and schedule={request.schedule!r}"
     )
 
 
 # ----------------------------------------------------------------------------------- candidates
-def _candidates(
-    request: Request, method: Method | None
-) -> Iterator[tuple[StepGraph, Candidate]]:
-    # Where the number of microbatches is part of the model's meaning, this raises before the search.
+def _candidates(request: Request, method: Method | None) -> Iterator[tuple[StepGraph, Candidate]]:
+    # All at once: where their number is part of the model's meaning, this raises before the search.
     steps = [
         split_batch(request.graph, request.batch, n, request.renewed)
         for n in _microbatches(request, method)
     ]
     for step in steps:
-        for slices in _slices(request, method, step):
-            for schedule in _schedules(request, slices):
-                yield step, Candidate(
-                    step.num_microbatches, schedule, slices.cuts, slices.meshes, slices.axes
-                )
+        for s in _slices(request, method, step):
+            for schedule in _schedules(request, s):
+                layout = Candidate(step.num_microbatches, schedule, s.cuts, s.meshes, s.axes)
+                yield step, layout
 
 
 def _microbatches(request: Request, method: Method | None) -> list[int]:
+    """The numbers of microbatches to try, rising."""
     if request.num_microbatches is not None:
         return [request.num_microbatches]
     rows = min((v.type.shape[0] for v in request.batch if v.type.shape), default=1)
+
+    def divisor(most: int) -> int:
+        """The largest number of microbatches that the batch divides into, up to `most`."""
+        return max(b for b in range(1, most + 1) if rows % b == 0)
+
     if method is not None:
         # Enough microbatches to fill the pipeline, where the batch allows it.
-        wanted = 1 if method.stages == 1 else 4 * method.stages
-        return [max(b for b in range(1, wanted + 1) if rows % b == 0)]
-    # A pipeline over all devices is 50 to 80 % full with as many microbatches, or twice as many.
-    wanted = {1, request.num_devices, 2 * request.num_devices}
-    if request.memory is not None:
-        wanted |= {4 * request.num_devices, 8 * request.num_devices}
-    return sorted({max(b for b in range(1, w + 1) if rows % b == 0) for w in wanted})
+        return [divisor(1 if method.stages == 1 else 4 * method.stages)]
+    # A pipeline over all devices is 50 to 80 % full with as many microbatches, or twice as many;
+    # more of them hold less at once.
+    times = (1, 2) if request.memory is None else (1, 2, 4, 8)
+    return sorted({1, *(divisor(k * request.num_devices) for k in times)})
 
 
 def _schedules(request: Request, slices: Slices) -> list[str]:
@@ -189,13 +190,12 @@ def _score(
             done = replace(plan, predicted=_predicted(result), solver=_solver(solutions))
             return Scored(done, result.step_seconds)
         allowed *= 0.98 * limit / peak
-    error = InfeasibleError(
+    raise InfeasibleError(
         f"the memory of a device is {limit:.6g} bytes, the smallest plan found for "
         f"{_describe(candidate)} needs {peak:.6g}: {peak - limit:.6g} too many. Give memory of at "
-        "least that, use more devices, or a smaller batch"
+        "least that, use more devices, or a smaller batch",
+        missing=peak - limit,
     )
-    error.missing = peak - limit  # type: ignore[attr-defined]
-    raise error
 
 
 def _plan(
@@ -251,5 +251,3 @@ def _solver(solutions: Sequence[Solution]) -> Mapping[str, Any]:
         "gap": (objective - bound) / objective if objective else 0.0,
         "status": "optimal" if all(s.status == "optimal" for s in solutions) else "feasible",
     }
-
-

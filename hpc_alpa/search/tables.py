@@ -1,8 +1,8 @@
 """Seconds of runs of layers on submeshes, by how values lie at their two ends.
 
-A layer alone is a stage graph; eliminating its interior gives a table over the spec of the value that
-enters it and of the value that leaves it. What flows back lies as what flowed forward. Tables of runs of
-layers are min-plus products; equal layers have one table.
+A layer alone is a stage graph; eliminating its interior gives a table over the spec of the value
+that enters it and of the value that leaves it. What flows back lies as what flowed forward. Tables
+of runs of layers are min-plus products; equal layers have one table.
 """
 
 from __future__ import annotations
@@ -88,15 +88,15 @@ class Tables:
 
     def _layer(self, layer: int, mesh: int) -> Table:
         stage = self.layers[layer]
-        program = IntraOp(self.step, stage, self.pricings[mesh], self.rules(self.meshes[mesh].shape))
+        program = IntraOp(
+            self.step, stage, self.pricings[mesh], self.rules(self.meshes[mesh].shape)
+        )
         entering, leaving = self.ends(layer)
         keep, ties = [], []
         at_in = {v: k for k, v in enumerate(stage.graph.inputs)}
         first_out = len(stage.graph.inputs) + len(stage.graph.eqns)
         at_out = {
-            v: first_out + k
-            for k, v in enumerate(stage.graph.outputs)
-            if k >= len(stage.results)
+            v: first_out + k for k, v in enumerate(stage.graph.outputs) if k >= len(stage.results)
         }
         if entering is not None:
             keep.append(at_in[entering.value])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,6 +49,8 @@ class Move:
 
 
 Price = Callable[[Move, float], float]
+# For every spec that can be reached: the cost of the cheapest path, and its last move.
+Distances = Mapping[ShardingSpec, tuple[float, Move | None]]
 
 
 @lru_cache(maxsize=65536)
@@ -107,8 +109,8 @@ class Conversions:
     mesh: MeshShape
     price: Price
 
-    def distances(self, source: ShardingSpec) -> dict[ShardingSpec, tuple[float, Move | None]]:
-        """Cost of the cheapest path to every spec, and the path's last move (Dijkstra)."""
+    def distances(self, source: ShardingSpec) -> Distances:
+        """The cheapest paths to every spec (Dijkstra); of two of one cost the shorter one."""
         nbytes = math.prod(self.shape) * self.itemsize
         best: dict[ShardingSpec, tuple[float, Move | None]] = {}
         queue: list[tuple[float, int, int, ShardingSpec, Move | None]] = [(0.0, 0, 0, source, None)]
@@ -127,12 +129,16 @@ class Conversions:
 
     def path(self, source: ShardingSpec, target: ShardingSpec) -> tuple[Move, ...]:
         """The moves of the cheapest conversion; empty when nothing is to do."""
-        best = self.distances(source)
-        if target not in best:
+        found = self.distances(source)
+        if target not in found:
             raise ShardingError(f"there is no conversion from {source} to {target} on {self.mesh}")
-        found: list[Move] = []
-        spec = target
-        while (move := best[spec][1]) is not None:
-            found.append(move)
-            spec = move.source
-        return tuple(reversed(found))
+        return trace_back(found, target)
+
+
+def trace_back(distances: Distances, target: ShardingSpec) -> tuple[Move, ...]:
+    """The moves of the cheapest path to a spec that can be reached."""
+    found: list[Move] = []
+    while (move := distances[target][1]) is not None:
+        found.append(move)
+        target = move.source
+    return tuple(reversed(found))
