@@ -123,7 +123,7 @@ def _candidates(request: Request, method: Method | None) -> Iterator[tuple[StepG
     ]
     for step in steps:
         for s in _slices(request, method, step):
-            for schedule in _schedules(request, s):
+            for schedule in _schedules(request):
                 layout = Candidate(step.num_microbatches, schedule, s.cuts, s.meshes, s.axes)
                 yield step, layout
 
@@ -147,7 +147,7 @@ def _microbatches(request: Request, method: Method | None) -> list[int]:
     return sorted({1, *(divisor(k * request.num_devices) for k in times)})
 
 
-def _schedules(request: Request, slices: Slices) -> list[str]:
+def _schedules(request: Request) -> list[str]:
     if request.schedule != "auto":
         if request.schedule not in SCHEDULES:
             raise PlanError(

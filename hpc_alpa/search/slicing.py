@@ -1,4 +1,4 @@
-"""[StepGraph, Cluster] -> stages on submeshes: where the step is cut, and which devices each part gets."""
+"""[StepGraph, Cluster] -> [Slices]: where a step is cut, and which devices each stage gets."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from hpc_alpa.search.tables import Tables
 from hpc_alpa.step import BACKWARD, FORWARD, StageGraph, StepGraph, split_stages
 
 log = logging.getLogger(__name__)
-AXES = ("x", "y", "z")
+AXES = ("x", "y", "z")  # names of mesh axes that the search has laid out
+MOST_LAYERS = 8  # that stages are made of, unless the request says otherwise
 RulesOn = Callable[[tuple[int, ...]], Restrictions]
-MOST_LAYERS = 8
 SMALL = 4  # devices of a host that get one mesh axis
 
 
@@ -31,7 +31,8 @@ class Slices:
     """Stages and their meshes.
 
     Attributes:
-        cuts: where stages start among the forward equations.
+        cuts: where stages but the first start among the forward equations (`step.anchors`).
+        axes: names of each mesh's axes.
     """
 
     cuts: tuple[int, ...]
@@ -40,7 +41,11 @@ class Slices:
 
 
 def slice_stages(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[Slices]:
-    """Ways to slice the step: none, on each logical shape; then the best for each number of stages."""
+    """Ways to slice the step: one stage on each logical shape; the best of each number of stages.
+
+    Args:
+        rules: mesh shape -> what the user's pins leave to choose from.
+    """
     devices = tuple(range(request.num_devices))
     alone = step.num_microbatches == 1 or request.num_microbatches is not None
     if alone or request.memory is not None:
@@ -75,9 +80,7 @@ def _pipelines(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[Sl
     layers = find_layers(step, request.cost, request.layers or MOST_LAYERS)
     stages = split_stages(step, layers.starts[1:])
     meshes = [
-        DeviceMesh(shape, tuple(range(n)))
-        for n in _sizes(request)
-        for shape in _shapes(request, n)
+        DeviceMesh(shape, tuple(range(n))) for n in _sizes(request) for shape in _shapes(request, n)
     ]
     tables = Tables(step, stages, meshes, request.cost, rules)
     costs = {}
@@ -130,7 +133,11 @@ def place(request: Request, shapes: list[tuple[int, ...]]) -> tuple[DeviceMesh, 
 def _room(
     request: Request, stages: tuple[StageGraph, ...], meshes: list[DeviceMesh]
 ) -> dict[tuple[int, int, int], int]:
-    """Microbatches in flight that may fit, were everything split evenly: never too few."""
+    """Microbatches in flight that may fit, were everything split evenly: never too few.
+
+    Returns:
+        (first layer, last layer, number of the mesh) -> microbatches.
+    """
     state = [_state_bytes(s) for s in stages]
     kept = [_kept_bytes(s) for s in stages]
     limit = request.memory_limit
