@@ -89,4 +89,5 @@ def _join(items: Sequence[Convert]) -> Convert:
         tuple(t for i in items for t in i.types),
         tuple(n for i in items for n in i.inputs),
         tuple(n for i in items for n in i.outputs),
+        tuple(n for i in items for n in i.runs),
     )

@@ -32,9 +32,9 @@ SHOWN = 12  # ranks that a deadlock's message lists
 
 # What all ranks of a group must agree on, besides kind, group and bytes.
 AGREE: dict[type, tuple[str, ...]] = {  # alphabetical
-    AllGather: ("dims",),
+    AllGather: ("dims", "runs"),
     AllReduce: ("op",),
-    AllToAll: ("split_dim", "concat_dim"),
+    AllToAll: ("split_dim", "concat_dim", "runs"),
     Broadcast: ("root",),
     ReduceScatter: ("dims", "op"),
 }

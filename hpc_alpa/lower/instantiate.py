@@ -90,11 +90,11 @@ def collective(item: Convert, mesh: DeviceMesh, device: int, microbatch: int | N
     if move.kind == "all_reduce":
         return AllReduce(sources, targets, group, REDUCTION[move.source.kind], nbytes)
     if move.kind == "all_gather":
-        return AllGather(sources, targets, dims, group, nbytes)
+        return AllGather(sources, targets, dims, group, nbytes, item.runs)
     if move.kind == "reduce_scatter":
         return ReduceScatter(sources, targets, dims, group, REDUCTION[move.source.kind], nbytes)
     assert move.kind == "all_to_all", move
-    return AllToAll(sources[0], targets[0], move.to_dim, move.dim, group, nbytes)
+    return AllToAll(sources[0], targets[0], move.to_dim, move.dim, group, nbytes, item.runs[0])
 
 
 def is_local(item: Convert) -> bool:

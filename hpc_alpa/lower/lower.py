@@ -49,6 +49,7 @@ from hpc_alpa.step import (
     Transfer,
     split_stages,
 )
+from hpc_alpa.step.rows import Rows
 
 Part = Body | Convert | Exchange
 PHASE_OF = {Pass.FORWARD: FORWARD, Pass.BACKWARD: BACKWARD}
@@ -69,7 +70,10 @@ def lower(step: StepGraph, plan: Plan) -> tuple[Program, ...]:
 
 def lower_stages(step: StepGraph, stages: Sequence[StageGraph], plan: Plan) -> tuple[Program, ...]:
     """The program of every rank, for stages that are already split."""
-    codes = [stage_code(s, p) for s, p in zip(stages, plan.stages, strict=True)]
+    codes = [
+        stage_code(s, p, Rows.of(s.graph, step.batch, step.num_microbatches))
+        for s, p in zip(stages, plan.stages, strict=True)
+    ]
     for code in codes:
         for phase in (PREPARE, APPLY):
             code.items[phase] = bucket(code.items[phase])
@@ -281,12 +285,12 @@ class _Writer:
         for v, name, spec in self.code.inputs:
             region = self.tile(spec, v.type.shape)
             type = v.type.with_shape(tuple(b - a for a, b in region))
-            runs = self._runs(v, spec) if v in self.step.batch else ()
+            runs = self.runs(v, spec) if v in self.step.batch else ()
             placed.append(Placed(position[v], name, type, str(spec), region, runs))
         return tuple(placed)
 
-    def _runs(self, v: Var, spec: ShardingSpec) -> tuple[tuple[int, int], ...]:
-        """Rows of a batch input: the same part of every microbatch."""
+    def runs(self, v: Var, spec: ShardingSpec) -> tuple[tuple[int, int], ...]:
+        """Rows of a batch input or of a stacked result: the same part of every microbatch."""
         slots = self.step.num_microbatches
         rows = v.type.shape[0] // slots
         slot = (rows, *v.type.shape[1:])
@@ -302,7 +306,8 @@ class _Writer:
                 _, name, spec = made[k]
                 region = self.tile(spec, v.type.shape)
                 type = v.type.with_shape(tuple(b - a for a, b in region))
-                placed.append(Placed(k, name, type, str(spec), region))
+                runs = self.runs(v, spec) if self.code.rows.split(v, spec) else ()
+                placed.append(Placed(k, name, type, str(spec), region, runs))
             elif not v.type.shape:
                 placed.append(Placed(k, f"result{k}", v.type, ".", ()))
             if not v.type.shape:

@@ -98,13 +98,19 @@ class AllReduce:
 
 @dataclass(frozen=True, slots=True)
 class AllGather:
-    """Concatenate the group's buffers along dims; several of them in one message."""
+    """Concatenate the group's buffers along dims; several of them in one message.
+
+    Attributes:
+        runs: for each buffer, how many runs of rows it has along its dim, one of each microbatch;
+            first come the first runs of all. () is one each.
+    """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     dims: tuple[int, ...]
     group: tuple[int, ...]
     nbytes: int
+    runs: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -133,7 +139,11 @@ class ReduceScatter:
 
 @dataclass(frozen=True, slots=True)
 class AllToAll:
-    """Split along one dim, exchange, concatenate along another."""
+    """Split along one dim, exchange, concatenate along another.
+
+    Attributes:
+        runs: how many runs of rows the source has along `concat_dim`.
+    """
 
     source: str
     target: str
@@ -141,6 +151,7 @@ class AllToAll:
     concat_dim: int
     group: tuple[int, ...]
     nbytes: int
+    runs: int = 1
 
     def __str__(self) -> str:
         return (

@@ -28,6 +28,7 @@ from hpc_alpa.step import (
     StageGraph,
     Transfer,
 )
+from hpc_alpa.step.rows import Rows
 from hpc_alpa.transform.expand import expanded
 
 PHASES = (PREPARE, FORWARD, BACKWARD, APPLY)
@@ -46,12 +47,17 @@ class Compute:
 
 @dataclass(frozen=True)
 class Convert:
-    """One move, or several of one kind over the same axes that share a message (`lower.bucket`)."""
+    """One move, or several of one kind over the same axes that share a message (`lower.bucket`).
+
+    Attributes:
+        runs: for each move, how many runs of rows a tile has along the dim that is gathered.
+    """
 
     moves: tuple[Move, ...]
     types: tuple[TensorType, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    runs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class StageCode:
 
     stage: StageGraph
     plan: StagePlan
+    rows: Rows
     items: dict[str, list[Item]] = field(default_factory=lambda: {p: [] for p in PHASES})
     inputs: list[tuple[Var, str, ShardingSpec]] = field(default_factory=list)
     outputs: list[tuple[Var, str, ShardingSpec]] = field(default_factory=list)
@@ -96,7 +103,7 @@ def writes(item: Item) -> tuple[str, ...]:
     return item.outputs
 
 
-def stage_code(stage: StageGraph, plan: StagePlan) -> StageCode:
+def stage_code(stage: StageGraph, plan: StagePlan, rows: Rows) -> StageCode:
     """Lay out a stage's work.
 
     Raises:
@@ -109,12 +116,12 @@ def stage_code(stage: StageGraph, plan: StagePlan) -> StageCode:
             f"{len(plan.inputs)} inputs, the graph has {len(graph.eqns)} and {len(graph.inputs)}: "
             "the plan was made for another graph; plan again"
         )
-    return _Layout(stage, plan).run()
+    return _Layout(stage, plan, rows).run()
 
 
 class _Layout:
-    def __init__(self, stage: StageGraph, plan: StagePlan) -> None:
-        self.code = StageCode(stage, plan)
+    def __init__(self, stage: StageGraph, plan: StagePlan, rows: Rows) -> None:
+        self.code = StageCode(stage, plan, rows)
         self.mesh = plan.mesh_shape
         self.paths = dict(plan.conversions)
         self.home: dict[Var, ShardingSpec] = {}
@@ -231,7 +238,7 @@ class _Layout:
                 changes += 1
                 target = f"v{e.output.id}.i{step.value.id}.{changes}{suffix}"
                 source = names[step.value]
-                self.add(Convert((step.move,), (step.value.type,), (source,), (target,)))
+                self.add(Convert((step.move,), (step.value.type,), (source,), (target,), (1,)))
                 names[step.value] = target
 
     def need(self, v: Var, spec: ShardingSpec) -> str:
@@ -247,7 +254,13 @@ class _Layout:
                 if step not in self.made:
                     self.made[step] = self.name(v, move.target, self.phase)
                     out = self.made[step]
-                    self.add(Convert((move,), (v.type,), (name,), (out,)))
+                    if not self.code.rows.converts(v, move.source, move.target):
+                        raise PlanError(
+                            f"the plan's step {move} of {v} splits rows that lie in slots: the plan "
+                            "was made for another graph; plan again"
+                        )
+                    runs = self.code.rows.runs(v, move.dim)
+                    self.add(Convert((move,), (v.type,), (name,), (out,), (runs,)))
                 source, name = move.target, self.made[step]
             assert source == spec
         return self.made[at]

@@ -44,6 +44,7 @@ from hpc_alpa.sharding.local import local_types
 from hpc_alpa.sharding.phases import Interior, phases, runs_in_phases
 from hpc_alpa.sharding.strategies import IDLE
 from hpc_alpa.step import BACKWARD, FORWARD, LOOP, StageGraph, StepGraph
+from hpc_alpa.step.rows import Rows
 
 Allowed = Callable[[Eqn, Strategy], bool]
 AllowedInput = Callable[[Var, ShardingSpec], bool]
@@ -201,6 +202,9 @@ class IntraOp:
             # Every microbatch is split over the devices.
             rows = v.type.shape[0] // self.step.num_microbatches
             found = [s for s in found if rows % num_tiles(s.dims[0], mesh) == 0]
+        if v in self._stacked_state:
+            # The new value comes in rows of slots, split or not; the old one lies in order.
+            found = [s for s in found if not self.rows.split(self._stacked_state[v], s)]
         if not found:
             raise ShardingError(
                 f"{self.stage.graph.describe(v)} has no spec on mesh {mesh} that the method and the "
@@ -214,7 +218,8 @@ class IntraOp:
             return uniform(e, specs_of(e.output.type, mesh), mesh, self.restrictions.strategy)
         found: dict[object, Strategy] = {}
         for s in strategies(e, mesh):
-            if self._worthwhile(e, s) and self.restrictions.strategy(e, s):
+            allowed = self.rows.allows(e, s) and self.restrictions.strategy(e, s)
+            if allowed and self._worthwhile(e, s):
                 at = (s.inputs, s.output)
                 if at not in found:
                     found[at] = s
@@ -249,7 +254,21 @@ class IntraOp:
 
     @cached_property
     def updates(self) -> Updates:
-        return Updates.of(self.stage)
+        return Updates.of(self.stage, self.rows)
+
+    @cached_property
+    def rows(self) -> Rows:
+        return Rows.of(self.stage.graph, self.step.batch, self.step.num_microbatches)
+
+    @cached_property
+    def _stacked_state(self) -> dict[Var, Var]:
+        """Inputs whose new values carry the batch's rows, and these."""
+        inputs = self.stage.graph.inputs
+        return {
+            inputs[at]: w
+            for k, (_, w) in enumerate(self.stage.results)
+            if self.rows.dims[w] and (at := self._renews(k)) is not None
+        }
 
     def choices_of_output(self, k: int) -> tuple[ShardingSpec, ...]:
         if k in self.output_pins:
@@ -260,8 +279,11 @@ class IntraOp:
             source = self._renews(k)
             if source is not None:
                 return self.input_specs[source]
+            # Rows of slots lie apart: a result may have them along its first dim.
+            apart = self.rows.dims[v] - {0} if self.rows.num_slots > 1 else ()
+            whole = tuple(s for s in whole if not any(s.dims[d] for d in apart))
             return whole if v.type.shape else whole[:1]
-        return whole
+        return tuple(s for s in whole if not self.rows.split(v, s))
 
     def _renews(self, k: int) -> int | None:
         """The input of this stage's graph that output k is the new value of."""
@@ -337,6 +359,9 @@ class IntraOp:
         conversion = np.array(
             [[times * paths.cost(v.type, p, t) for t in targets] for p in sources]
         )
+        if self.rows.dims[v]:
+            ways = [[self.rows.converts(v, p, t) for t in targets] for p in sources]
+            conversion[~np.array(ways)] = np.inf
         at_source = {s: k for k, s in enumerate(sources)}
         at_target = {s: k for k, s in enumerate(targets)}
         return Value(
@@ -387,7 +412,7 @@ class IntraOp:
         inputs = [self.input_specs[k][choice[k]] for k in range(n_in)]
         chosen = [self.equation_strategies[k][choice[n_in + k]] for k in range(n_eq)]
         outputs = [self.output_specs[k][choice[n_in + n_eq + k]] for k in range(len(graph.outputs))]
-        return stage_plan(self.pricing, self.stage, axes, inputs, chosen, outputs)
+        return stage_plan(self.pricing, self.stage, axes, inputs, chosen, outputs, self.rows)
 
 
 def stage_plan(
@@ -397,6 +422,7 @@ def stage_plan(
     inputs: Sequence[ShardingSpec],
     chosen: Sequence[Strategy],
     outputs: Sequence[ShardingSpec],
+    rows: Rows | None = None,
 ) -> StagePlan:
     """Write choices down, with the path of every conversion that they need."""
     graph = stage.graph
@@ -412,6 +438,7 @@ def stage_plan(
     for v, target in needed:
         if held[v] != target:
             path = pricing.paths.path(v.type, held[v], target)
+            assert rows is None or all(rows.converts(v, m.source, m.target) for m in path), v
             conversions[key(v.type, held[v], target)] = write(path)
     return StagePlan(
         pricing.mesh.shape,

@@ -90,7 +90,7 @@ def _data_parallel(axis: int, size: int, step: StepGraph) -> Restrictions:
         role = s.roles[axis]
         if e.phase in LOOP:
             return role == step.roles.get(e.output, IDLE)
-        return role == IDLE or role[0] in "+>"
+        return role == IDLE or role[0] in "+>" or role in step.rows.factors[e.output]
 
     def where(v: Var, spec: ShardingSpec) -> bool:
         if v in step.batch:

@@ -13,6 +13,7 @@ from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.sharding import ShardingSpec, Strategy, apply_roles, rule_of
 from hpc_alpa.sharding.strategies import IDLE
 from hpc_alpa.step import APPLY, StageGraph
+from hpc_alpa.step.rows import Rows
 
 ELEMENTWISE = (
     "add", "cast", "compare", "div", "exp", "log", "max", "min", "mul", "neg", "pow", "rsqrt",
@@ -33,10 +34,15 @@ class Updates:
     inputs: Mapping[Var, Var]
 
     @classmethod
-    def of(cls, stage: StageGraph) -> Updates:
+    def of(cls, stage: StageGraph, rows: Rows) -> Updates:
         graph = stage.graph
         members = [
-            e for e in graph.eqns if e.phase == APPLY and e.op.name in ELEMENTWISE and e.output.type.shape
+            e
+            for e in graph.eqns
+            if e.phase == APPLY
+            and e.op.name in ELEMENTWISE
+            and e.output.type.shape
+            and not any(rows.dims[v] for v in (*e.inputs, e.output))
         ]
         grouped = {e.output for e in members}
         root: dict[Var, Var] = {v: v for v in grouped}

@@ -130,25 +130,30 @@ def gather(x: DistributedArray) -> np.ndarray:
     def collect(comm: Communicator) -> np.ndarray:
         whole = np.empty(x.type.shape, x.dtype)
         mine = x.arrays.to_host(tiles[comm.rank]) if comm.rank in tiles else None
-        for region, owner in owners.items():
-            window = tuple(slice(a, b) for a, b in region)
-            part = np.empty([b - a for a, b in region], x.dtype)
+        for owner in owners.values():
+            placed = layout.tiles[owner]
+            part = np.empty(placed.type.shape, x.dtype)
             if comm.rank == owner:
                 part[...] = mine
             if comm.size > 1:
                 comm.broadcast(part, owner)
-            whole[window] = part
+            whole[window(placed)] = part
         return whole
 
     return next(iter(x.runner.each(collect).values()))
 
 
-def cut(x: np.ndarray, placed: Placed) -> np.ndarray:
-    """One rank's tile of a whole array; a batch's rows are the runs of its microbatches."""
+def window(placed: Placed) -> tuple[slice | np.ndarray, ...]:
+    """Index of a tile in the whole array; a batch's rows are the runs of its microbatches."""
+    inside: list[slice | np.ndarray] = [slice(a, b) for a, b in placed.region]
     if placed.runs:
-        rows = [x[a:b] for a, b in placed.runs]
-        return cut_rows(np.concatenate(rows) if len(rows) > 1 else rows[0], placed)
-    return np.array(x[tuple(slice(a, b) for a, b in placed.region)], order="C")
+        inside[0] = np.concatenate([np.arange(a, b) for a, b in placed.runs])
+    return tuple(inside)
+
+
+def cut(x: np.ndarray, placed: Placed) -> np.ndarray:
+    """One rank's tile of a whole array."""
+    return np.array(x[window(placed)], order="C")
 
 
 def cut_rows(rows: np.ndarray, placed: Placed) -> np.ndarray:

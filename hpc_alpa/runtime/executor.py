@@ -275,15 +275,17 @@ def _all_gather(ex: Executor, buffers: Buffers, i: AllGather) -> None:
     n = len(i.group)
     out = ex.arrays.empty((n, flat.size), str(flat.dtype))
     ex._groups[i.group].all_gather(flat.reshape(-1), out)
+    runs = i.runs or (1,) * len(parts)
     for k, (p, target, dim) in enumerate(zip(parts, i.targets, i.dims, strict=True)):
         pieces = out[:, starts[k] : starts[k + 1]].reshape(n, *p.shape)
-        buffers[target] = _join(pieces, dim)
+        buffers[target] = _join(pieces, dim, runs[k])
 
 
-def _join(pieces: Array, dim: int) -> Array:
-    """(n, *tile) put together along one of the tile's dims."""
+def _join(pieces: Array, dim: int, runs: int) -> Array:
+    """(n, *tile) put together along one of the tile's dims, run by run."""
     n, *shape = pieces.shape
-    moved = np.moveaxis(pieces, 0, dim)
+    apart = [*shape[:dim], runs, shape[dim] // runs, *shape[dim + 1 :]]
+    moved = np.moveaxis(pieces.reshape(n, *apart), 0, dim + 1)
     whole = [n * s if d == dim else s for d, s in enumerate(shape)]
     return moved.reshape(whole)
 
@@ -310,7 +312,7 @@ def _all_to_all(ex: Executor, buffers: Buffers, i: AllToAll) -> None:
     parts = ex.arrays.contiguous(_cut(buffers[i.source], n, i.split_dim))
     out = ex.arrays.empty(parts.shape, str(parts.dtype))
     ex._groups[i.group].all_to_all(parts, out)
-    buffers[i.target] = _join(out, i.concat_dim)
+    buffers[i.target] = _join(out, i.concat_dim, i.runs)
 
 
 def _broadcast(ex: Executor, buffers: Buffers, i: Broadcast) -> None:

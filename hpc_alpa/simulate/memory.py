@@ -170,10 +170,11 @@ class _Replay:
         row = sum(p.layout.size for p in parts)
         gathered = self.storage(n * packed)
         self.names[gathered] += 1  # held while the instruction runs
-        for p, target, dim in zip(parts, i.targets, i.dims, strict=True):
+        runs = i.runs or (1,) * len(parts)
+        for p, target, dim, r in zip(parts, i.targets, i.dims, runs, strict=True):
             inner = Layout.c_order(p.layout.shape)
             pieces = Layout((n, *inner.shape), (row, *inner.strides))
-            self.joined(target, pieces, dim, gathered, p.dtype)
+            self.joined(target, pieces, dim, gathered, p.dtype, r)
         self.note(packed)
         self.release(gathered)
 
@@ -193,15 +194,20 @@ class _Replay:
         shape[i.split_dim] //= n
         out = self.storage(_nbytes(p))
         self.names[out] += 1
-        self.joined(i.target, Layout.c_order((n, *shape)), i.concat_dim, out, p.dtype)
+        pieces = Layout.c_order((n, *shape))
+        self.joined(i.target, pieces, i.concat_dim, out, p.dtype, i.runs)
         self.note(_nbytes(p))
         self.release(out)
 
-    def joined(self, target: str, pieces: Layout, dim: int, storage: int, dtype: str) -> None:
+    def joined(
+        self, target: str, pieces: Layout, dim: int, storage: int, dtype: str, runs: int
+    ) -> None:
         """Pieces (n, *tile) put together along a dim of the tile: a view where that is in order."""
         n, *shape = pieces.shape
         whole = [n * s if d == dim else s for d, s in enumerate(shape)]
-        layout = pieces.move_dim(0, dim).reshape(whole)
+        apart = pieces.reshape((n, *shape[:dim], runs, shape[dim] // runs, *shape[dim + 1 :]))
+        assert apart is not None, "taking a dim apart is a view"
+        layout = apart.move_dim(0, dim + 1).reshape(whole)
         if layout is None:
             self.allocate(target, TensorType(tuple(whole), dtype))
         else:
@@ -251,10 +257,10 @@ def _extents(region: Region) -> tuple[int, ...]:
 
 
 FORM: dict[type, Callable[[Any], tuple[object, ...]]] = {  # alphabetical
-    AllGather: lambda i: ("all_gather", i.sources, i.targets, i.dims, len(i.group)),
+    AllGather: lambda i: ("all_gather", i.sources, i.targets, i.dims, len(i.group), i.runs),
     AllReduce: lambda i: ("all_reduce", i.sources, i.targets),
     AllToAll: lambda i: (
-        ("all_to_all", i.source, i.target, i.split_dim, i.concat_dim, len(i.group))
+        ("all_to_all", i.source, i.target, i.split_dim, i.concat_dim, len(i.group), i.runs)
     ),
     Allocate: lambda i: ("allocate", i.buffer, i.type),
     Broadcast: lambda i: ("broadcast", i.source, i.target),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from hpc_alpa.errors import TracingError
 from hpc_alpa.ir.build import Builder
@@ -17,6 +18,7 @@ from hpc_alpa.ir.graph import Eqn, Graph, Var
 from hpc_alpa.sharding.spec import ShardingSpec, local_shape
 from hpc_alpa.sharding.strategies import IDLE
 from hpc_alpa.step.phase import APPLY, FORWARD, LOOP, PREPARE
+from hpc_alpa.step.rows import Rows
 from hpc_alpa.step.slots import DependsOnInputsOnly, NeededInLoop, Slots, analyse, time_strategies
 from hpc_alpa.transform.simplify import simplify
 
@@ -38,6 +40,11 @@ class StepGraph:
     batch: frozenset[Var]
     roles: Mapping[Var, str]
     renewed: Mapping[int, int] = field(default_factory=dict)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Which dims carry the batch's rows outside the loop."""
+        return Rows.of(self.graph, self.batch, self.num_microbatches)
 
 
 def split_batch(
@@ -108,12 +115,13 @@ def _write(graph: Graph, batch: frozenset[Var], num_slots: int, slots: Slots) ->
     outputs = tuple(writer.outside(v) for v in graph.outputs)
     made = simplify(replace(writer.b.build(outputs), names=graph.names))
     kept = {e.output for e in made.eqns}
-    return StepGraph(
-        made,
-        num_slots,
-        frozenset(writer.outer[v] for v in batch),
-        {v: r for v, r in writer.roles.items() if v in kept},
-    )
+    inputs = frozenset(writer.outer[v] for v in batch)
+    roles = {v: r for v, r in writer.roles.items() if v in kept}
+    step = StepGraph(made, num_slots, inputs, roles)
+    for e in made.eqns:
+        if e.op.name == "slot" and not step.rows.allows_split_of(e):
+            roles[e.output] = IDLE  # cut from a whole value, which every device has
+    return step
 
 
 class _Writer:
