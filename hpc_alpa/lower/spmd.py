@@ -256,8 +256,8 @@ class _Layout:
                     out = self.made[step]
                     if not self.code.rows.converts(v, move.source, move.target):
                         raise PlanError(
-                            f"the plan's step {move} of {v} splits rows that lie in slots: the plan "
-                            "was made for another graph; plan again"
+                            f"the plan's step {move} of {v} splits rows that lie in slots: "
+                            "the plan was made for another graph; plan again"
                         )
                     runs = self.code.rows.runs(v, move.dim)
                     self.add(Convert((move,), (v.type,), (name,), (out,), (runs,)))

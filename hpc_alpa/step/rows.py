@@ -1,12 +1,12 @@
 """Dims that carry the batch's rows outside the loop over microbatches.
 
-A slot is a run of rows of the whole batch, and devices split each slot. So along such a dim a device
-holds one run of rows of every slot, where along others it holds one run of the whole:
+A slot is a run of rows of the whole batch, and devices split each slot. So along such a dim a
+device holds one run of rows of every slot, where along others it holds one run of the whole:
 
     8 rows, 2 slots, 2 devices    rows of device 0: 0 1 4 5, of device 1: 2 3 6 7
 
-What is computed row by row, or reduced over the rows, may stay split. Such a value meets only operands
-that lie alike, or are the same in all rows; it may be gathered along the dim, not split along it.
+What is computed row by row, or reduced over the rows, may stay split. Such a value meets only
+operands that lie alike, or are the same in all rows; it may be gathered along the dim, not split.
 """
 
 from __future__ import annotations
