@@ -132,7 +132,7 @@ EPS = {"eps": 1e-5}
 SCALE = {"scale": 0.125}
 CASES: tuple[tuple[str, str, Make], ...] = (  # class, variant, how it is made. Alphabetical
     ("adam_update", "", kernel("adam_update", 3, 1e-3, 1.0, 1.0, 1e-8, 0.0)),
-    ("copy", "concatenate", row("concatenate", flat(2), axis=0)),
+    ("copy", "concatenate", row("concatenate", flat(2), dim=0)),
     ("copy", "transposed", _transposed),
     ("cross_entropy", "", row("cross_entropy", rows("m", "i"))),
     ("cross_entropy_grad", "", row("cross_entropy_grad", rows("m", "i", "r"))),
@@ -146,8 +146,8 @@ CASES: tuple[tuple[str, str, Make], ...] = (  # class, variant, how it is made. 
     ("layer_norm_grad", "", row("layer_norm_grad", rows("m", "w", "m"), **EPS)),
     ("layer_norm_grad_scale", "", row("layer_norm_grad_scale", rows("m", "m"), **EPS)),
     ("random", "uniform", _random),
-    ("reduce", "first", row("reduce_sum", rows("m"), axes=(0,))),
-    ("reduce", "last", row("reduce_sum", rows("m"), axes=(1,))),
+    ("reduce", "first", row("reduce_sum", rows("m"), dims=(0,))),
+    ("reduce", "last", row("reduce_sum", rows("m"), dims=(1,))),
     ("scatter_add", "", row("scatter_add", rows("m", "i"), _table_type)),
     ("softmax", "causal", row("softmax", scores(1), causal=True, **SCALE)),
     ("softmax", "full", row("softmax", scores(1), causal=False, **SCALE)),

@@ -200,8 +200,8 @@ def test_the_interpreter_checks_its_inputs() -> None:
 def test_zero_dimensional_results_are_arrays() -> None:
     b = Builder()
     x = b.input(F4)
-    total = b.reduce_sum(x, axes=(0,))
-    values = (total, b.exp(total), b.compare(total, 0, direction="gt"), b.argmax(x, axis=0))
+    total = b.reduce_sum(x, dims=(0,))
+    values = (total, b.exp(total), b.compare(total, 0, direction="gt"), b.argmax(x, dim=0))
     for v, a in environment(b.build(values), [np.ones(4)]).items():
         assert isinstance(a, np.ndarray), v
         assert (a.shape, a.dtype.name) == (v.type.shape, v.type.dtype)

@@ -29,7 +29,7 @@ def transposed(drawn: Drawn) -> tuple[Graph, list[int]]:
     (out,) = drawn.graph.outputs
     u = b.input(out.type)
     product = b.mul(out, u)
-    loss = b.reduce_sum(product, axes=tuple(range(product.type.ndim)))
+    loss = b.reduce_sum(product, dims=tuple(range(product.type.ndim)))
     floating = drawn.floating
     wanted = [b.inputs[k] for k in floating]
     gradients = gradient(b, tuple(b.eqns), loss, wanted)
@@ -108,7 +108,7 @@ def test_the_transpose_of_the_transpose_is_the_derivative(name: str) -> None:
             u, part = graph.inputs[-1], graph.outputs[1 + place]
             v = b.input(part.type)
             product = b.mul(part, v)
-            loss = b.reduce_sum(product, axes=tuple(range(product.type.ndim)))
+            loss = b.reduce_sum(product, dims=tuple(range(product.type.ndim)))
             (image,) = gradient(b, tuple(b.eqns), loss, [u])
             rng = np.random.default_rng(seed)
             direction = rng.normal(size=part.type.shape)

@@ -68,8 +68,8 @@ def _random(c: Call, seed: np.ndarray, step: np.ndarray) -> np.ndarray:
 
 
 def _max_mask(c: Call, x: np.ndarray) -> np.ndarray:
-    top = x == x.max(axis=c.params["axes"], keepdims=True)
-    return top / top.sum(axis=c.params["axes"], keepdims=True)
+    top = x == x.max(axis=c.params["dims"], keepdims=True)
+    return top / top.sum(axis=c.params["dims"], keepdims=True)
 
 
 def _softmax(c: Call, x: np.ndarray) -> np.ndarray:
@@ -116,14 +116,14 @@ def _gelu_grad(c: Call, x: np.ndarray, ct: np.ndarray) -> np.ndarray:
 
 ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
     "add": lambda c, x, y: x + y,
-    "argmax": lambda c, x: np.argmax(x, c.params["axis"]),
+    "argmax": lambda c, x: np.argmax(x, c.params["dim"]),
     "broadcast": _broadcast,
     "cast": lambda c, x: x.astype(c.params["dtype"]),
     "compare": lambda c, x, y: getattr(x, f"__{c.params['direction']}__")(y),
-    "concatenate": lambda c, *xs: np.concatenate(xs, c.params["axis"]),
+    "concatenate": lambda c, *xs: np.concatenate(xs, c.params["dim"]),
     "cross_entropy": lambda c, x, i: -np.log(special.softmax(x, -1))[np.arange(len(i)), i],
     "cross_entropy_grad": _cross_entropy_grad,
-    "cumsum": lambda c, x: np.cumsum(x, c.params["axis"]),
+    "cumsum": lambda c, x: np.cumsum(x, c.params["dim"]),
     "div": lambda c, x, y: x / y,
     "dot_general": lambda c, x, y: np.einsum(c.params["equation"], x, y),
     "erf": lambda c, x: np.vectorize(math.erf, otypes=[float])(x),
@@ -146,9 +146,9 @@ ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
     "pick": lambda c, x, i: x[np.arange(len(i)), i],
     "pow": lambda c, x, y: np.exp(y * np.log(x)),
     "random_bits": _random,
-    "reduce_max": lambda c, x: np.max(x, c.params["axes"]),
-    "reduce_min": lambda c, x: np.min(x, c.params["axes"]),
-    "reduce_sum": lambda c, x: np.sum(x, c.params["axes"]),
+    "reduce_max": lambda c, x: np.max(x, c.params["dims"]),
+    "reduce_min": lambda c, x: np.min(x, c.params["dims"]),
+    "reduce_sum": lambda c, x: np.sum(x, c.params["dims"]),
     "reshape": lambda c, x: np.array(list(x.flat)).reshape(c.extents),
     "rsqrt": lambda c, x: x**-0.5,
     "scatter_add": _scatter_add,

@@ -104,9 +104,9 @@ def _no_exchange(patch: Patch) -> None:
 
 
 def _max_vjp_by_comparison(b: Any, e: Any, ct: Any) -> Any:
-    (x,), axes = e.inputs, e.params_dict["axes"]
-    mask = b.compare(x, spread(b, e.output, x, axes), direction="ge")
-    return (b.select(mask, spread(b, ct, x, axes), 0.0),)
+    (x,), dims = e.inputs, e.params_dict["dims"]
+    mask = b.compare(x, spread(b, e.output, x, dims), direction="ge")
+    return (b.select(mask, spread(b, ct, x, dims), 0.0),)
 
 
 # name: (what is wrong, an operator that a graph must have to be worth running)
@@ -193,8 +193,8 @@ def maxima_of_partial_sums() -> Iterator[str]:
     fuzz.spec = lambda v, mesh: ShardingSpec.parse("RR+P0")  # type: ignore[method-assign]
     b = Builder()
     x = b.input(TensorType((8, 8), "float64"))
-    top = b.reduce_max(x, axes=(1,))
-    loss = b.reduce_sum(top, axes=(0,))
+    top = b.reduce_max(x, dims=(1,))
+    loss = b.reduce_sum(top, dims=(0,))
     (g,) = gradient(b, tuple(b.eqns), loss, [x])
     graph = b.build((g,))
     values = environment(graph, [np.random.default_rng(0).normal(size=(8, 8))])

@@ -67,9 +67,9 @@ COUNTS = [
     (equation("cast", E3, dtypes="i", dtype="float64"), 34),  # widening
     (equation("cast", E3, dtype="float32"), 25),  # narrowing
     (equation("select", E3, E3, E3, dtypes="bff"), 34),
-    (equation("reduce_sum", E3, axes=(2,)), 25),
-    (equation("reduce_max", E3, axes=(2,)), 25),
-    (equation("max_mask", E3, axes=(2,)), 9),
+    (equation("reduce_sum", E3, dims=(2,)), 25),
+    (equation("reduce_max", E3, dims=(2,)), 25),
+    (equation("max_mask", E3, dims=(2,)), 9),
     (equation("broadcast", E1, want=E3, dims=(2,)), 34),
     (equation("reshape", E2, want=(64,)), 14),
     (equation("reshape", (64,), want=E2), 14),
@@ -77,7 +77,7 @@ COUNTS = [
     (equation("transpose", (8,) * 4, perm=(0, 2, 1, 3)), 47),
     (equation("slice", (8, 24), want=E2, starts=(0, 0)), 14),
     (equation("pad", E2, want=(8, 24), starts=(0, 0)), 14),
-    (equation("concatenate", E2, E2, axis=1), 14),
+    (equation("concatenate", E2, E2, dim=1), 14),
     (equation("gather", E2, E2, dtypes="fi"), 45),
     (equation("scatter_add", E3, E2, dtypes="fi", want=E2), 36),
     (equation("pick", E2, E1, dtypes="fi"), 21),
@@ -94,7 +94,7 @@ COUNTS = [
     # (34 there with c >= 0), but the factor may be the partial one.
     (equation("mul", E3, ()), 36),
     # A minimum has no partial state.
-    (equation("reduce_min", E3, axes=(2,)), 9),
+    (equation("reduce_min", E3, dims=(2,)), 9),
     # The fused rows list the splits of their own dims. Undominated in rules.md on (2,): 4 of
     # softmax, whose fourth converts at its border, which here the flow of the consumer does.
     (equation("softmax", E2, scale=1.0, causal=False), 9),

@@ -25,7 +25,7 @@ def test_gradients_of_random_graphs_agree_with_finite_differences() -> None:
         b = Builder(first_id=1000)
         b.inputs, b.eqns = list(drawn.graph.inputs), list(drawn.graph.eqns)
         y = b.tanh(drawn.graph.outputs[-1])
-        loss = b.reduce_sum(y, axes=tuple(range(y.type.ndim)))
+        loss = b.reduce_sum(y, dims=tuple(range(y.type.ndim)))
         wanted = [b.inputs[k] for k in drawn.floating]
         graph = simplify(verify(b.build((loss, *gradient(b, tuple(b.eqns), loss, wanted)))))
         _, *parts = evaluate(graph, drawn.arrays)
@@ -42,7 +42,7 @@ def test_gradients_of_random_graphs_agree_with_finite_differences() -> None:
 def scalar_graph() -> tuple[Builder, Var, Var]:
     b = Builder()
     x = b.input(TensorType((3,), "float64"))
-    return b, x, b.reduce_sum(b.mul(x, x), axes=(0,))
+    return b, x, b.reduce_sum(b.mul(x, x), dims=(0,))
 
 
 def test_a_gradient_is_noted_backward_with_its_origin() -> None:
@@ -67,7 +67,7 @@ def test_what_the_loss_does_not_depend_on_has_a_zero_gradient() -> None:
 
 def test_the_gradient_stops_where_it_is_told_to() -> None:
     b, x, loss = scalar_graph()
-    stopped = b.reduce_sum(b.mul(b.stop_gradient(x), x), axes=(0,))
+    stopped = b.reduce_sum(b.mul(b.stop_gradient(x), x), dims=(0,))
     (g,) = gradient(b, tuple(b.eqns), stopped, [x])
     np.testing.assert_allclose(evaluate(b.build((g,)), [np.arange(3.0)])[0], [0, 1, 2])
 
@@ -94,7 +94,7 @@ def test_the_gradient_of_a_power_is_finite_at_zero() -> None:
 def test_equal_maxima_share_the_gradient_of_a_reduction() -> None:
     b = Builder()
     x = b.input(TensorType((4,), "float64"))
-    top = b.reduce_max(x, axes=(0,))
+    top = b.reduce_max(x, dims=(0,))
     (g,) = gradient(b, tuple(b.eqns), top, [x])
     (got,) = evaluate(b.build((g,)), [np.array([1.0, 3, 3, 2])])
     np.testing.assert_allclose(got, [0, 0.5, 0.5, 0])

@@ -82,9 +82,9 @@ def _expand_softmax(b: Any, inputs: tuple[Any, ...], e: Any) -> Any:
         last = (x.type.ndim - 2, x.type.ndim - 1)
         mask = b.broadcast(mask, type=x.type.with_dtype("bool"), dims=last)
         x = b.select(mask, x, MASKED)
-    shifted = b.sub(x, spread(b, b.reduce_max(x, axes=_last(x)), x, _last(x)))
+    shifted = b.sub(x, spread(b, b.reduce_max(x, dims=_last(x)), x, _last(x)))
     z = b.exp(shifted)
-    return b.div(z, spread(b, b.reduce_sum(z, axes=_last(z)), z, _last(z)))
+    return b.div(z, spread(b, b.reduce_sum(z, dims=_last(z)), z, _last(z)))
 
 
 def _softmax_grad(c: Call, y: Any, ct: Any) -> Any:
@@ -93,7 +93,7 @@ def _softmax_grad(c: Call, y: Any, ct: Any) -> Any:
 
 def _expand_softmax_grad(b: Any, inputs: tuple[Any, ...], e: Any) -> Any:
     y, ct = inputs
-    total = spread(b, b.reduce_sum(b.mul(y, ct), axes=_last(y)), y, _last(y))
+    total = spread(b, b.reduce_sum(b.mul(y, ct), dims=_last(y)), y, _last(y))
     return b.mul(b.mul(y, b.sub(ct, total)), e.params_dict["scale"])
 
 
@@ -158,12 +158,12 @@ def _layer_norm_grad_scale(c: Call, x: Any, ct: Any) -> Any:
 
 def _mean(b: Any, x: Any) -> Any:
     # Multiplied before it is summed: the mean of a split dim is then a plain partial sum.
-    return spread(b, b.mul(b.reduce_sum(x, axes=_last(x)), 1.0 / x.type.shape[-1]), x, _last(x))
+    return spread(b, b.mul(b.reduce_sum(x, dims=_last(x)), 1.0 / x.type.shape[-1]), x, _last(x))
 
 
 def _expand_normal(b: Any, x: Any, eps: float) -> tuple[Any, Any]:
     d = b.sub(x, _mean(b, x))
-    variance = b.mul(b.reduce_sum(b.mul(d, d), axes=_last(d)), 1.0 / x.type.shape[-1])
+    variance = b.mul(b.reduce_sum(b.mul(d, d), dims=_last(d)), 1.0 / x.type.shape[-1])
     r = spread(b, b.rsqrt(b.add(variance, eps)), x, _last(x))
     return b.mul(d, r), r
 
@@ -188,7 +188,7 @@ def _expand_layer_norm_grad(b: Any, inputs: tuple[Any, ...], e: Any) -> Any:
 def _expand_layer_norm_grad_scale(b: Any, inputs: tuple[Any, ...], e: Any) -> Any:
     x, ct = inputs
     n, _ = _expand_normal(b, x, e.params_dict["eps"])
-    return b.reduce_sum(b.mul(ct, n), axes=tuple(range(x.type.ndim - 1)))
+    return b.reduce_sum(b.mul(ct, n), dims=tuple(range(x.type.ndim - 1)))
 
 
 def _norm_kernel(name: str, rows: tuple[bool, ...]) -> Callable[..., Any]:
@@ -225,7 +225,7 @@ def _layer_norm_vjp(b: Any, e: Any, ct: Any) -> Any:
     return (
         b.layer_norm_grad(x, scale, ct, eps=eps),
         b.layer_norm_grad_scale(x, ct, eps=eps),
-        b.reduce_sum(ct, axes=tuple(range(ct.type.ndim - 1))),
+        b.reduce_sum(ct, dims=tuple(range(ct.type.ndim - 1))),
     )
 
 
@@ -264,18 +264,18 @@ def _cross_entropy_grad(c: Call, logits: Any, labels: Any, ct: Any) -> Any:
 
 def _expand_cross_entropy(b: Any, inputs: tuple[Any, ...], e: Any) -> Any:
     logits, labels = inputs
-    top = b.reduce_max(logits, axes=(1,))
+    top = b.reduce_max(logits, dims=(1,))
     z = b.exp(b.sub(logits, spread(b, top, logits, (1,))))
-    total = b.add(b.log(b.reduce_sum(z, axes=(1,))), top)
+    total = b.add(b.log(b.reduce_sum(z, dims=(1,))), top)
     # The label's logit may stay a partial sum: split classes never gather the logits.
     return b.sub(total, b.pick(logits, labels))
 
 
 def _expand_cross_entropy_grad(b: Any, inputs: tuple[Any, ...], e: Any) -> Any:
     logits, labels, ct = inputs
-    top = b.reduce_max(logits, axes=(1,))
+    top = b.reduce_max(logits, dims=(1,))
     z = b.exp(b.sub(logits, spread(b, top, logits, (1,))))
-    scale = b.div(ct, b.reduce_sum(z, axes=(1,)))
+    scale = b.div(ct, b.reduce_sum(z, dims=(1,)))
     return b.sub(b.mul(z, spread(b, scale, z, (1,))), b.unpick(ct, labels, type=logits.type))
 
 

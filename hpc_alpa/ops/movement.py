@@ -46,8 +46,8 @@ def _broadcast(c: Call, x: Any) -> Any:
 def _broadcast_vjp(b: Any, e: Any, ct: Any) -> Any:
     source, out, dims = e.inputs[0].type, e.output.type, e.params_dict["dims"]
     stretched = [d for k, d in enumerate(dims) if source.shape[k] != out.shape[d]]
-    axes = tuple(d for d in range(out.ndim) if d not in dims or d in stretched)
-    r = b.reduce_sum(ct, axes=axes) if axes else ct
+    summed = tuple(d for d in range(out.ndim) if d not in dims or d in stretched)
+    r = b.reduce_sum(ct, dims=summed) if summed else ct
     return (r if r.type == source else b.reshape(r, type=source),)
 
 
@@ -131,32 +131,32 @@ def _window_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
 
 # ---------------------------------------------------------------------------------- concatenate
 def _infer_concatenate(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
-    axis, first = params["axis"], inputs[0]
+    dim, first = params["dim"], inputs[0]
     for t in inputs:
         same = all(
-            d == axis or s == f for d, (s, f) in enumerate(zip(t.shape, first.shape, strict=True))
+            d == dim or s == f for d, (s, f) in enumerate(zip(t.shape, first.shape, strict=True))
         )
         if t.ndim != first.ndim or t.dtype != first.dtype or not same:
-            raise GraphError(f"concatenate along {axis} of {first} and {t} does not fit")
+            raise GraphError(f"concatenate along {dim} of {first} and {t} does not fit")
     shape = list(first.shape)
-    shape[axis] = sum(t.shape[axis] for t in inputs)
+    shape[dim] = sum(t.shape[dim] for t in inputs)
     return first.with_shape(tuple(shape))
 
 
 def _concatenate_vjp(b: Any, e: Any, ct: Any) -> Any:
-    axis, start, parts = e.params_dict["axis"], 0, []
+    dim, start, parts = e.params_dict["dim"], 0, []
     for v in e.inputs:
-        starts = tuple(start if d == axis else 0 for d in range(v.type.ndim))
+        starts = tuple(start if d == dim else 0 for d in range(v.type.ndim))
         parts.append(b.slice(ct, type=v.type, starts=starts))
-        start += v.type.shape[axis]
+        start += v.type.shape[dim]
     return tuple(parts)
 
 
 def _concatenate_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
-    n, axis = names(output.ndim), params["axis"]
+    n, dim = names(output.ndim), params["dim"]
 
     def text(factor: str) -> str:
-        return side(factor if d == axis else x for d, x in enumerate(n))
+        return side(factor if d == dim else x for d, x in enumerate(n))
 
     left = ", ".join(text(f"k{m}^") for m in range(len(inputs)))
     every = (tuple(range(len(inputs))),)
@@ -167,7 +167,7 @@ _ROWS: dict[str, tuple[Any, ...]] = {  # name: infer, reference, vjp, rule, is a
     "broadcast": (_infer_broadcast, _broadcast, _broadcast_vjp, _broadcast_rule, True),
     "concatenate": (
         _infer_concatenate,
-        lambda c, *xs: np.concatenate(xs, c.params["axis"]),
+        lambda c, *xs: np.concatenate(xs, c.params["dim"]),
         _concatenate_vjp,
         _concatenate_rule,
         False,

@@ -15,19 +15,19 @@ from hpc_alpa.ops.rule import Rule, bind, names, side
 ALL = ((0,),)
 
 
-def kept(ndim: int, axes: tuple[int, ...]) -> tuple[int, ...]:
+def kept(ndim: int, dims: tuple[int, ...]) -> tuple[int, ...]:
     """The dims that are not reduced."""
-    return tuple(d for d in range(ndim) if d not in axes)
+    return tuple(d for d in range(ndim) if d not in dims)
 
 
 def infer_reduced(name: str) -> Callable[[Types, Params, TensorType | None], TensorType]:
     def infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
-        (x,), axes = inputs, params["axes"]
-        if list(axes) != sorted(set(axes)) or any(not 0 <= a < x.ndim for a in axes):
-            raise GraphError(f"{name} of {x} takes rising axes below {x.ndim}, not {axes}")
+        (x,), dims = inputs, params["dims"]
+        if list(dims) != sorted(set(dims)) or any(not 0 <= a < x.ndim for a in dims):
+            raise GraphError(f"{name} of {x} takes rising dims below {x.ndim}, not {dims}")
         if name == "reduce_sum":
             _summable(name, x)
-        return x.with_shape(tuple(x.shape[d] for d in kept(x.ndim, axes)))
+        return x.with_shape(tuple(x.shape[d] for d in kept(x.ndim, dims)))
 
     return infer
 
@@ -37,16 +37,16 @@ def _summable(name: str, x: TensorType) -> None:
         raise GraphError(f"{name} takes numbers, not {x}; cast it first")
 
 
-def spread(b: Any, v: Any, like: Any, axes: tuple[int, ...]) -> Any:
-    """Broadcast a reduced value back over the reduced axes."""
-    return b.broadcast(v, type=like.type.with_dtype(v.type.dtype), dims=kept(like.type.ndim, axes))
+def spread(b: Any, v: Any, like: Any, dims: tuple[int, ...]) -> Any:
+    """Broadcast a reduced value back over the reduced dims."""
+    return b.broadcast(v, type=like.type.with_dtype(v.type.dtype), dims=kept(like.type.ndim, dims))
 
 
 def _reduce_rule(mark: str, sums: Any, maxima: Any) -> Callable[[Types, TensorType, Params], Rule]:
     def rule(inputs: Types, output: TensorType, params: Params) -> Rule:
-        n, axes = names(inputs[0].ndim), params["axes"]
-        left = side(x + mark if d in axes else x for d, x in enumerate(n))
-        right = side(n[d] for d in kept(len(n), axes))
+        n, dims = names(inputs[0].ndim), params["dims"]
+        left = side(x + mark if d in dims else x for d, x in enumerate(n))
+        right = side(n[d] for d in kept(len(n), dims))
         return bind(f"{left} -> {right}", inputs, output, sums, maxima)
 
     return rule
@@ -55,9 +55,9 @@ def _reduce_rule(mark: str, sums: Any, maxima: Any) -> Callable[[Types, TensorTy
 def _extreme_vjp(sign: int) -> Callable[..., Any]:
     def vjp(b: Any, e: Any, ct: Any) -> Any:
         # Never x == max(x): two conversions of one partial x differ in the last bit.
-        (x,), axes = e.inputs, e.params_dict["axes"]
-        mask = b.max_mask(x if sign > 0 else b.neg(x), axes=axes)
-        return (b.mul(mask, spread(b, ct, x, axes)),)
+        (x,), dims = e.inputs, e.params_dict["dims"]
+        mask = b.max_mask(x if sign > 0 else b.neg(x), dims=dims)
+        return (b.mul(mask, spread(b, ct, x, dims)),)
 
     return vjp
 
@@ -70,14 +70,14 @@ def _infer_max_mask(inputs: Types, params: Params, want: TensorType | None) -> T
 
 
 def _max_mask(c: Call, x: Any) -> Any:
-    axes = c.params["axes"]
-    m = (x == x.max(axis=axes, keepdims=True)).astype(x.dtype)
-    return m / m.sum(axis=axes, keepdims=True)
+    dims = c.params["dims"]
+    m = (x == x.max(axis=dims, keepdims=True)).astype(x.dtype)
+    return m / m.sum(axis=dims, keepdims=True)
 
 
 def _max_mask_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
     n = names(output.ndim)
-    left = side(x + "^" if d in params["axes"] else x for d, x in enumerate(n))
+    left = side(x + "^" if d in params["dims"] else x for d, x in enumerate(n))
     return bind(f"{left} -> {side(n)}", inputs, output)
 
 
@@ -87,19 +87,19 @@ def _size(inputs: Types, output: TensorType, params: Params) -> float:
 
 _ROWS: dict[str, tuple[Any, ...]] = {  # name: reference, vjp, rule
     "reduce_max": (
-        lambda c, x: x.max(axis=c.params["axes"]),
+        lambda c, x: x.max(axis=c.params["dims"]),
         _extreme_vjp(1),
         _reduce_rule(">", (), ALL),
     ),
     # A partial minimum has no state of its own: the dim stays whole, or the user writes -max(-x).
     "reduce_min": (
-        lambda c, x: x.min(axis=c.params["axes"]),
+        lambda c, x: x.min(axis=c.params["dims"]),
         _extreme_vjp(-1),
         _reduce_rule("^", (), ()),
     ),
     "reduce_sum": (
-        lambda c, x: x.sum(axis=c.params["axes"], dtype=x.dtype),
-        lambda b, e, ct: (spread(b, ct, e.inputs[0], e.params_dict["axes"]),),
+        lambda c, x: x.sum(axis=c.params["dims"], dtype=x.dtype),
+        lambda b, e, ct: (spread(b, ct, e.inputs[0], e.params_dict["dims"]),),
         _reduce_rule("+", ALL, ()),
     ),
 }
@@ -115,7 +115,7 @@ for _name, (_reference, _vjp, _rule) in _ROWS.items():
     )
 
 define(
-    "max_mask",  # 1 at the maximum along the axes; equal maxima share it
+    "max_mask",  # 1 at the maximum along the dims; equal maxima share it
     infer=_infer_max_mask,
     reference=_max_mask,
     vjp=None,
@@ -126,25 +126,25 @@ define(
 
 # ---------------------------------------------------------------------------- argmax and cumsum
 def _infer_argmax(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
-    (x,), axis = inputs, params["axis"]
-    if not 0 <= axis < x.ndim:
-        raise GraphError(f"argmax of {x} takes an axis below {x.ndim}, not {axis}")
-    return TensorType(tuple(s for d, s in enumerate(x.shape) if d != axis), "int64")
+    (x,), dim = inputs, params["dim"]
+    if not 0 <= dim < x.ndim:
+        raise GraphError(f"argmax of {x} takes a dim below {x.ndim}, not {dim}")
+    return TensorType(tuple(s for d, s in enumerate(x.shape) if d != dim), "int64")
 
 
 def _infer_cumsum(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
-    (x,), axis = inputs, params["axis"]
-    if not 0 <= axis < x.ndim:
-        raise GraphError(f"cumsum of {x} takes an axis below {x.ndim}, not {axis}")
+    (x,), dim = inputs, params["dim"]
+    if not 0 <= dim < x.ndim:
+        raise GraphError(f"cumsum of {x} takes a dim below {x.ndim}, not {dim}")
     _summable("cumsum", x)
     return x
 
 
-def _axis_rule(keep: bool) -> Callable[[Types, TensorType, Params], Rule]:
+def _dim_rule(keep: bool) -> Callable[[Types, TensorType, Params], Rule]:
     def rule(inputs: Types, output: TensorType, params: Params) -> Rule:
-        n, axis = names(inputs[0].ndim), params["axis"]
-        left = side(x + "^" if d == axis else x for d, x in enumerate(n))
-        right = side(x + "^" if d == axis else x for d, x in enumerate(n) if keep or d != axis)
+        n, dim = names(inputs[0].ndim), params["dim"]
+        left = side(x + "^" if d == dim else x for d, x in enumerate(n))
+        right = side(x + "^" if d == dim else x for d, x in enumerate(n) if keep or d != dim)
         return bind(f"{left} -> {right}", inputs, output, ALL if keep else ())
 
     return rule
@@ -152,26 +152,26 @@ def _axis_rule(keep: bool) -> Callable[[Types, TensorType, Params], Rule]:
 
 def _cumsum_vjp(b: Any, e: Any, ct: Any) -> Any:
     # The sum from i on is the total minus the sum before i.
-    axis = e.params_dict["axis"]
-    total = spread(b, b.reduce_sum(ct, axes=(axis,)), ct, (axis,))
-    return (b.add(b.sub(total, b.cumsum(ct, axis=axis)), ct),)
+    dim = e.params_dict["dim"]
+    total = spread(b, b.reduce_sum(ct, dims=(dim,)), ct, (dim,))
+    return (b.add(b.sub(total, b.cumsum(ct, dim=dim)), ct),)
 
 
 define(
     "argmax",
     infer=_infer_argmax,
-    reference=lambda c, x: x.argmax(axis=c.params["axis"]).astype(np.int64),
+    reference=lambda c, x: x.argmax(axis=c.params["dim"]).astype(np.int64),
     vjp=None,
     flops=_size,
-    rule=_axis_rule(False),
+    rule=_dim_rule(False),
     cost="reduce",
 )
 define(
     "cumsum",
     infer=_infer_cumsum,
-    reference=lambda c, x: x.cumsum(axis=c.params["axis"], dtype=x.dtype),
+    reference=lambda c, x: x.cumsum(axis=c.params["dim"], dtype=x.dtype),
     vjp=_cumsum_vjp,
     flops=_size,
-    rule=_axis_rule(True),
+    rule=_dim_rule(True),
     cost="reduce",
 )

@@ -76,7 +76,7 @@ def _summed(x: TracedArray, xs: Labels, needed: set[Hashable]) -> tuple[TracedAr
     if not axes:
         return x, xs
     op = "reduce_max" if x.type.dtype == "bool" else "reduce_sum"
-    return x.recording.emit(op, x, axes=axes), [c for c in xs if c in needed]
+    return x.recording.emit(op, x, dims=axes), [c for c in xs if c in needed]
 
 
 def _with_units(x: TracedArray, xs: Labels, out: Labels) -> TracedArray:

@@ -240,7 +240,7 @@ def _beside(columns: Sequence[TracedArray]) -> TracedArray:
     if len(columns) == 1:
         return columns[0]
     units = [reshape_to(c, (*c.shape, 1)) for c in columns]
-    return columns[0].recording.emit("concatenate", *units, axis=1)
+    return columns[0].recording.emit("concatenate", *units, dim=1)
 
 
 def where(condition: Any, x: Any = None, y: Any = None, /) -> TracedArray:

@@ -35,7 +35,7 @@ def concatenate(
     if axis is None:
         xs, axis = [ravel(x) for x in xs], 0
     d = normalize_axis_index(axis, xs[0].ndim)
-    return xs[0] if len(xs) == 1 else xs[0].recording.emit("concatenate", *xs, axis=d)
+    return xs[0] if len(xs) == 1 else xs[0].recording.emit("concatenate", *xs, dim=d)
 
 
 def stack(

@@ -27,7 +27,7 @@ def _reduce(op: str, x: TracedArray, axis: Axis, keepdims: bool = False) -> Trac
     axes = axes_of(x, axis)
     if op != "reduce_sum" and any(x.shape[d] == 0 for d in axes):
         raise ValueError("a maximum or minimum of no elements does not exist")
-    made = x.recording.emit(op, x, axes=axes) if axes else x
+    made = x.recording.emit(op, x, dims=axes) if axes else x
     return _kept(made, x, axis, keepdims)
 
 
@@ -139,7 +139,7 @@ def _position(smallest: bool) -> Callable[..., TracedArray]:
         if x.shape[d] == 0:
             raise ValueError("the position of an extreme of no elements does not exist")
         x = _reversed_order(x) if smallest else x
-        made = x.recording.emit("argmax", x, axis=d)
+        made = x.recording.emit("argmax", x, dim=d)
         if not keepdims:
             return made
         kept = [1 if axis is None or k == d else n for k, n in enumerate(a.shape)]
@@ -154,7 +154,7 @@ def cumsum(
     wanted = np.dtype(dtype) if dtype is not None else reduced_dtype("sum", a.dtype)
     x = reshape_to(a, (a.size,)) if axis is None or not a.ndim else a
     d = 0 if axis is None else normalize_axis_index(axis, x.ndim)
-    return a.recording.emit("cumsum", a.recording.lift(x, wanted), axis=d)
+    return a.recording.emit("cumsum", a.recording.lift(x, wanted), dim=d)
 
 
 def average(

@@ -60,7 +60,7 @@ def _active(eqns: Sequence[Eqn], wanted: Sequence[Var]) -> set[Var]:
 def _fit(b: Builder, ct: Var, type: TensorType) -> Var:
     """A 0-d operand was spread over the output: its cotangent is the sum; and the reverse."""
     if ct.type.ndim > type.ndim:
-        ct = b.reduce_sum(ct, axes=tuple(range(ct.type.ndim)))
+        ct = b.reduce_sum(ct, dims=tuple(range(ct.type.ndim)))
     elif ct.type.ndim < type.ndim:
         ct = b.broadcast(ct, type=type, dims=())
     return ct

@@ -148,11 +148,11 @@ def is_tie(e: Eqn, values: Values, differs: np.ndarray, tolerance: float) -> boo
         gap = np.abs(x * 1.0 - values[e.inputs[1]])
         scale = 1 + np.abs(x)
     elif e.op.name == "max_mask":
-        gap = x.max(e.params_dict["axes"], keepdims=True) - x
+        gap = x.max(e.params_dict["dims"], keepdims=True) - x
         scale = 1 + np.abs(x)
     else:
-        two = np.sort(x, axis=e.params_dict["axis"])
-        best, second = (np.take(two, k, axis=e.params_dict["axis"]) for k in (-1, -2))
+        two = np.sort(x, axis=e.params_dict["dim"])
+        best, second = (np.take(two, k, axis=e.params_dict["dim"]) for k in (-1, -2))
         gap, scale = best - second, 1 + np.abs(best)
     relative = np.broadcast_to(gap / scale, differs.shape)
     return bool((relative[differs] < tolerance).all())

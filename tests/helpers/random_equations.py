@@ -72,7 +72,7 @@ class Drawing:
         shape = self.shape()
         return [self.input(self.rng.choice([shape, shape, ()]), kind) for _ in range(count)]
 
-    def axes(self, ndim: int, low: int = 1) -> tuple[int, ...]:
+    def some_dims(self, ndim: int, low: int = 1) -> tuple[int, ...]:
         return tuple(sorted(self.rng.sample(range(ndim), self.rng.randint(low, ndim))))
 
     def drawn(self, *outputs: Var) -> Drawn:
@@ -106,7 +106,7 @@ def _cast(d: Drawing) -> Var:
 
 def _broadcast(d: Drawing) -> Var:
     shape = d.shape(0, 3)
-    dims = d.axes(len(shape), 0)
+    dims = d.some_dims(len(shape), 0)
     source = tuple(d.rng.choice([shape[k], shape[k], 1]) for k in dims)
     return d.b.broadcast(d.input(source), type=TensorType(shape, d.dtype), dims=dims)
 
@@ -156,31 +156,31 @@ def _pad(d: Drawing) -> Var:
 
 def _concatenate(d: Drawing) -> Var:
     shape = d.shape(1)
-    axis = d.rng.randrange(len(shape))
+    dim = d.rng.randrange(len(shape))
     parts = [
-        d.input(tuple(d.extent() if k == axis else n for k, n in enumerate(shape)))
+        d.input(tuple(d.extent() if k == dim else n for k, n in enumerate(shape)))
         for _ in range(d.rng.randint(1, 3))
     ]
-    return d.b.concatenate(*parts, axis=axis)
+    return d.b.concatenate(*parts, dim=dim)
 
 
 def _reduce(name: str) -> Draw:
     def draw(d: Drawing) -> Var:
         shape = d.shape()
-        return d.b.emit(name, d.input(shape), axes=d.axes(len(shape), 0))
+        return d.b.emit(name, d.input(shape), dims=d.some_dims(len(shape), 0))
 
     return draw
 
 
 def _max_mask(d: Drawing) -> Var:
     shape = d.shape(1)
-    return d.b.max_mask(d.input(shape), axes=d.axes(len(shape)))
+    return d.b.max_mask(d.input(shape), dims=d.some_dims(len(shape)))
 
 
-def _along_axis(name: str) -> Draw:
+def _along_dim(name: str) -> Draw:
     def draw(d: Drawing) -> Var:
         shape = d.shape(1)
-        return d.b.emit(name, d.input(shape), axis=d.rng.randrange(len(shape)))
+        return d.b.emit(name, d.input(shape), dim=d.rng.randrange(len(shape)))
 
     return draw
 
@@ -270,14 +270,14 @@ def _cross_entropy(name: str) -> Draw:
 
 EQUATIONS: dict[str, Draw] = {  # alphabetical
     "add": _elementwise("add", 2),
-    "argmax": _along_axis("argmax"),
+    "argmax": _along_dim("argmax"),
     "broadcast": _broadcast,
     "cast": _cast,
     "compare": _compare,
     "concatenate": _concatenate,
     "cross_entropy": _cross_entropy("cross_entropy"),
     "cross_entropy_grad": _cross_entropy("cross_entropy_grad"),
-    "cumsum": _along_axis("cumsum"),
+    "cumsum": _along_dim("cumsum"),
     "div": _elementwise("div", 2, "nonzero"),
     "dot_general": _dot_general,
     "erf": _elementwise("erf", 1),

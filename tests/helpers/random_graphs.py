@@ -40,13 +40,13 @@ def _grow_unary(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     if name == "scale":
         return [b.mul(v, d.rng.choice([0.5, -0.5, 2.0]))]
     if name == "cumsum":
-        return [b.cumsum(v, axis=d.rng.randrange(v.type.ndim))] if v.type.ndim else []
+        return [b.cumsum(v, dim=d.rng.randrange(v.type.ndim))] if v.type.ndim else []
     return [b.emit(name, v)]
 
 
 def _grow_reduce(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     name = d.rng.choice(["reduce_sum", "reduce_sum", "reduce_max", "reduce_max", "reduce_min"])
-    return [d.b.emit(name, v, axes=d.axes(v.type.ndim))] if v.type.ndim else []
+    return [d.b.emit(name, v, dims=d.some_dims(v.type.ndim))] if v.type.ndim else []
 
 
 def _grow_broadcast(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
@@ -80,16 +80,16 @@ def _grow_window(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
 def _grow_concatenate(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     if not v.type.ndim:
         return []
-    axis = d.rng.randrange(v.type.ndim)
+    dim = d.rng.randrange(v.type.ndim)
 
     def fits(w: Var) -> bool:
         shapes = zip(w.type.shape, v.type.shape, strict=True)
         return w.type.ndim == v.type.ndim and all(
-            k == axis or m == n for k, (m, n) in enumerate(shapes)
+            k == dim or m == n for k, (m, n) in enumerate(shapes)
         )
 
     others = [w for w in pool if w.type.ndim == v.type.ndim and fits(w)]
-    return [d.b.concatenate(v, *d.rng.choices(others, k=d.rng.choice([1, 1, 2])), axis=axis)]
+    return [d.b.concatenate(v, *d.rng.choices(others, k=d.rng.choice([1, 1, 2])), dim=dim)]
 
 
 def _grow_dot(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
@@ -204,7 +204,7 @@ def random_graph(seed: int, num_equations: int) -> Drawn:
     while len(d.b.eqns) < num_equations:
         v = d.rng.choice(pool[-6:])
         if v.type.size > _LARGEST:
-            new = [d.b.reduce_sum(v, axes=(0,))]
+            new = [d.b.reduce_sum(v, dims=(0,))]
         else:
             new = d.rng.choices(growers, weights)[0](d, v, pool)
         pool += [w for w in new if w.type.dtype == "float64"]
@@ -212,7 +212,7 @@ def random_graph(seed: int, num_equations: int) -> Drawn:
     if seed % 2:
         total = d.b.constant(0.0, "float64")
         for v in pool[-3:]:
-            part = d.b.reduce_sum(d.b.tanh(v), axes=tuple(range(v.type.ndim)))
+            part = d.b.reduce_sum(d.b.tanh(v), dims=tuple(range(v.type.ndim)))
             total = d.b.add(total, part)
         wanted = [v for v in d.b.inputs if v.type.is_floating]
         outputs += gradient(d.b, tuple(d.b.eqns), total, wanted)
