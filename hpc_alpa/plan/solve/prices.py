@@ -36,7 +36,7 @@ _ROUNDS = 40
 _SHARE_ROUNDS = 3  # of the elimination, where it learns shares
 _RISE = 2.0  # of the prices of rows over their limit, until something fits
 _FIRST_PRICE = 0.05  # of the objective, for the whole of a limit
-_IDLE = 8  # rounds without progress that end the search
+_IDLE, _NARROWER = 8, 0.95  # rounds that do not narrow the gap by so much end the search
 _HOPE, _PATIENCE, _LITTLE = 0.1, 3, 1e-3  # of Polyak's adaptive target
 _GRACE = 10.0  # seconds
 _MIXES = 16  # places where an assignment that fits is joined to one that does not
@@ -89,47 +89,76 @@ def search(
         InfeasibleError: forbidden conversions, not memory, exclude every assignment.
     """
     begin = time.perf_counter()
-    best = _Best(problem)
-    share = np.maximum(problem.limits, 1.0)
-    price = np.zeros(len(share)) if prices is None else prices * share  # of a whole limit
+    best, price = _Best(problem), _Prices(problem, prices)
     x: Sequence[int] = [int(cost.argmin()) for cost in problem.costs]
-    bound, hope, stalled = -math.inf, math.nan, 0
-    narrowest, idle = math.inf, 0  # gap between objective and bound, rounds since it narrowed
+    bound, narrowest, idle = -math.inf, math.inf, 0
     for _ in range(_ROUNDS):
-        x, least = _cheapest(priced(problem, price / share), x)
-        value = least - float(price @ (problem.limits / share))
-        stalled = 0 if value > bound + _LITTLE * hope else stalled + 1
+        x, least = _cheapest(priced(problem, price.per_byte), x)
+        value = least - price.of_limits
+        price.judge(value, bound)
         bound = max(bound, value)
         result = best.offer(complete(problem, x))
-        gap = max(relative_gap, _ROUNDING) * abs(best.objective)
-        done = best.assignment is not None and best.objective - bound <= gap
+        excess = (result.memory - problem.limits) / price.share
         late = time.perf_counter() - begin - seconds
-        if done or late > (_GRACE if best.assignment is None else 0.0):
-            break
-        if best.objective - bound < 0.95 * narrowest:
-            narrowest, idle = best.objective - bound, 0
-        elif best.assignment is not None:
-            idle += 1
-        if idle == _IDLE:
-            break
-        excess = (result.memory - problem.limits) / share
         if best.assignment is None:
-            usual = abs(result.objective) if math.isfinite(result.objective) else 1.0
-            raised = np.maximum(_RISE * price, _FIRST_PRICE * usual)
-            price = np.where(excess > _ROUNDING, raised, price)
+            if late > _GRACE:
+                break
+            price.rise(excess, result.objective)
             continue
-        if math.isnan(hope):
-            hope = _HOPE * abs(best.objective)
-        if stalled >= _PATIENCE:
-            hope, stalled = hope / 2, 0
-        moving = price > 0  # few rows: those with a price, and the worst one
+        gap = best.objective - bound
+        idle = 0 if gap < _NARROWER * narrowest else idle + 1
+        narrowest = min(gap, narrowest)
+        proven = gap <= max(relative_gap, _ROUNDING) * abs(best.objective)
+        if proven or late > 0 or idle == _IDLE:
+            break
+        if not price.step(excess, value, bound, best.objective):
+            break
+    return best.assignment, bound
+
+
+class _Prices:
+    """Prices of whole limits, in seconds, and Polyak's adaptive target for the bound."""
+
+    def __init__(self, problem: Problem, per_byte: FloatArray | None) -> None:
+        self.share = np.maximum(problem.limits, 1.0)  # bytes of a whole limit
+        self._limits = problem.limits
+        self._price = np.zeros(len(self.share)) if per_byte is None else per_byte * self.share
+        self._hope = math.nan  # by how much the next bound might be higher
+        self._stalled = 0
+
+    @property
+    def per_byte(self) -> FloatArray:
+        return self._price / self.share
+
+    @property
+    def of_limits(self) -> float:
+        """Prices times limits."""
+        return float(self._price @ (self._limits / self.share))
+
+    def judge(self, value: float, bound: float) -> None:
+        """Hope for less where the bound did not rise for some rounds."""
+        self._stalled = 0 if value > bound + _LITTLE * self._hope else self._stalled + 1
+        if self._stalled >= _PATIENCE:
+            self._hope, self._stalled = self._hope / 2, 0
+
+    def rise(self, excess: FloatArray, objective: float) -> None:
+        """Raise the prices of the rows over their limit, as nothing fits yet."""
+        usual = _FIRST_PRICE * (abs(objective) if math.isfinite(objective) else 1.0)
+        raised = np.maximum(_RISE * self._price, usual)
+        self._price = np.where(excess > _ROUNDING, raised, self._price)
+
+    def step(self, excess: FloatArray, value: float, bound: float, objective: float) -> bool:
+        """Polyak's step for a few rows: those with a price and the worst. False if none is left."""
+        if math.isnan(self._hope):
+            self._hope = _HOPE * abs(objective)
+        moving = self._price > 0
         moving[excess.argmax()] = True
         length = float(excess[moving] @ excess[moving])
         if not math.isfinite(value) or length < _ROUNDING**2:
-            break
-        step = (min(best.objective, bound + hope) - value) / length
-        price = np.where(moving, np.maximum(0.0, price + step * excess), price)
-    return best.assignment, bound
+            return False
+        size = (min(objective, bound + self._hope) - value) / length
+        self._price = np.where(moving, np.maximum(0.0, self._price + size * excess), self._price)
+        return True
 
 
 def _cheapest(problem: Problem, x: Sequence[int]) -> tuple[Sequence[int], float]:
