@@ -52,12 +52,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--layers", type=int, default=2)
     model.add_argument("--hidden", type=int, default=192)
     model.add_argument("--heads", type=int, default=12)
-    model.add_argument("--sequence", type=int, default=64, help="bytes in a row of the batch")
+    model.add_argument("--sequence", type=int, default=32, help="bytes in a row of the batch")
     model.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     model.add_argument("--dropout", type=float, default=0.0)
     training = p.add_argument_group("training")
     training.add_argument("--batch", type=int, default=96, help="rows of the whole batch")
-    training.add_argument("--steps", type=int, default=360)
+    training.add_argument("--steps", type=int, default=400)
     training.add_argument("--lr", type=float, default=3e-3, help="peak; warm-up, then a cosine")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--data", metavar="PATH", help="text: a file or folder (default: Python)")
@@ -429,7 +429,8 @@ if __name__ == "__main__":
     except HpcAlpaError as error:
         # Planning errors are the same on all ranks; one that is not still has its rank's line.
         place = hpc_alpa.init() if given.backend != "local" else None
-        lines = f"{type(error).__name__}: {error}".splitlines()
-        if place is None or place.rank == 0:
-            sys.exit("\n".join(lines))
-        sys.exit(f"[rank {place.rank}] {lines[0]}")
+        said = f"{type(error).__name__}: {error}\n"
+        if place is not None and place.rank > 0:
+            said = f"[rank {place.rank}] {said.splitlines()[0]}\n"
+        sys.stderr.write(said)  # at once, so that the ranks' messages do not mix
+        sys.exit(1)
