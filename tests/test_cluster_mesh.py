@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_groups_against_their_definition():
         devices = rng.sample(range(100), math.prod(shape))
         mesh = DeviceMesh(shape, tuple(devices))
         axes = tuple(rng.sample(range(len(shape)), rng.randint(0, len(shape))))
-        seen = []
+        seen: list[Any] = []
         for group in mesh.groups(axes):
             assert len(group) == math.prod(shape[a] for a in axes)
             fixed = {tuple(c for a, c in enumerate(mesh.coords(d)) if a not in axes) for d in group}

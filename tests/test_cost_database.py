@@ -92,7 +92,7 @@ def test_merge_is_a_union_and_pools_when_used():
 
 def test_lines_are_fitted_to_three_sizes_or_more():
     def exact(nbytes):
-        return message(nbytes, Quantiles(*[2e-6 + 1e-9 * nbytes] * 5, 1))
+        return message(nbytes, Quantiles.of([2e-6 + 1e-9 * nbytes]))
 
     database = fitted(append(new(), Run.of(), [exact(n) for n in (10, 1000, 100000)]))
     (fit,) = database.fits

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -60,7 +61,7 @@ def test_a_sweep_keeps_all_samples_and_resumes(tmp_path):
     def first(world):
         setting = alone(world)
         points = some(all_points(setting, ("float32",), 1024), 6)
-        kept = []
+        kept: list[Any] = []
         outcome = sweep(setting, points, seconds=60, keep=kept.append)
         assert (outcome.measured, outcome.known, outcome.left) == (6, 0, 0)
         again = sweep(setting, points, seconds=60, known={s.key for s in kept[:4]})
@@ -110,7 +111,7 @@ def test_kill_9_never_costs_an_earlier_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(record_file, "SAVE_SECONDS", 0.0)
     path = tmp_path / "costs.h5"
     rng = random.Random(0)
-    seen = frozenset()
+    seen: frozenset[Any] = frozenset()
     for number in range(10):
         child = os.fork()
         if child == 0:
@@ -187,7 +188,8 @@ def test_two_ranks(tmp_path):
     cores = len(os.sched_getaffinity(0))
     assert (max(1, cores // 2), min(2, cores)) in busy
     machine = measured_cluster(database, (2,))
-    assert machine.num_devices == 2 and machine.host_link.beta > 0
+    assert machine.num_devices == 2
+    assert machine.host_link is not None and machine.host_link.beta > 0
     cost = DatabaseCost(database, machine)
     assert cost.collective("all_reduce", 1e5, (0, 1)) > 0 < cost.point_to_point(1e5, 0, 1)
     large = cost.compute(Work("dot_general", 0, 0, "float32", (1, 2048, 512, 512)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from hpc_alpa.sharding import ShardingSpec, num_tiles
 from hpc_alpa.sharding.spec import MAX, SUM, MeshShape
@@ -10,7 +11,7 @@ from hpc_alpa.sharding.spec import MAX, SUM, MeshShape
 
 def all_specs(shape: tuple[int, ...], mesh: MeshShape) -> list[ShardingSpec]:
     """Specs whose tiles are even: each axis splits a dim, is partial or does nothing."""
-    found = set()
+    found: set[Any] = set()
     ndim = len(shape)
     for order in itertools.permutations(range(len(mesh))):
         for uses in itertools.product(range(-2, ndim), repeat=len(mesh)):
