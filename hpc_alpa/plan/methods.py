@@ -1,11 +1,12 @@
-"""Manual methods as restrictions of the same search: `dp2`, `tp4`, `pp2`, and products, `dp2tp2pp2`.
+"""Manual methods as restrictions of the same search: `dp2`, `tp4`, `pp2`, and their products.
 
     dp   the batch is split; parameters and their updates are whole on every device
     tp   Megatron: the weights of forward matrix products are split, and so are attention heads; the
          batch is not
     pp   stages, each on its own devices
 
-What a method leaves open (where a layer norm's scale lies, when a gradient is reduced) the search decides.
+What a method leaves open (where a layer norm's scale lies, when a gradient is reduced) the search
+decides.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ def _tensor_parallel(axis: int, size: int, step: StepGraph) -> Restrictions:
             return set(left) & set(right) & set(out)
         places, sizes = _places(e), rule_of(e).sizes
         allowed = {f for f in allowed if not any(p in whole for p in places[f])}
-        # A vocabulary that does not divide leaves its product whole; heads that do not are an error.
+        # A vocabulary that does not divide leaves its product whole; heads that do not are
+        # an error.
         return allowed if any(sizes[f] % size == 0 for f in allowed) else {IDLE}
 
     def strategy(e: Eqn, s: Strategy) -> bool:
@@ -148,8 +150,11 @@ def _places(e: Eqn) -> dict[str, list[Place]]:
 
 
 def _whole_dims(step: StepGraph) -> frozenset[Place]:
-    """Dims that Megatron never splits (Shoeybi et al. 2019, Sec. 3): those of the batch's rows and
-    positions, and the width of the activations between its blocks, which a layer norm normalises."""
+    """Dims that Megatron never splits (Shoeybi et al. 2019, Sec. 3).
+
+    Those of the batch's rows and positions, and the width of the activations between its blocks,
+    which a layer norm normalises.
+    """
     parent: dict[Place, Place] = {}
 
     def root(place: Place) -> Place:
