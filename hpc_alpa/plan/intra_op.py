@@ -1,17 +1,17 @@
 """Intra-operator planning: one strategy for each equation of a stage, as a choice program.
 
-Nodes       an input: its specs; an equation: its strategies; a result that another stage reads: its
-            specs                                                               -> choices_of_*()
-Cost        seconds of the equation on its slowest device, times how often it runs in a step
-                                                                                -> Pricing.compute()
+Nodes       an input: its specs; an equation: its strategies; a result of the stage: its specs
+                                                                        -> choices_of_*()
+Cost        seconds of the equation on one device, times how often it runs in a step
+                                                                        -> Pricing.compute()
 Values      conversions from produced to needed specs, cheapest paths, paid once per window
-                                                                                -> _values()
+                                                                        -> _values()
 Ties        a new state leaf lies as the old one; the elementwise equations that update one
-            parameter lie alike, with its optimizer state                       -> _ties(), updates.py
-Memory      state, accumulators and copies that live all step, and what forward keeps for backward
-            for the microbatches in flight                                      -> _memory()
+            parameter lie alike, with its optimizer state               -> _ties(), plan.updates
+Memory      state, accumulators and copies that live all step, and what forward keeps for
+            backward for the microbatches in flight                     -> _memory()
 
-Solved by `plan.solve` (formulas there).
+Solved by `plan.solve`; the formulas are in `plan.solve.problem`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from hpc_alpa.sharding import (
 from hpc_alpa.sharding.local import local_types
 from hpc_alpa.sharding.phases import Interior, phases, runs_in_phases
 from hpc_alpa.sharding.strategies import IDLE
-from hpc_alpa.step import BACKWARD, FORWARD, LOOP, StageGraph, StepGraph
+from hpc_alpa.step import APPLY, BACKWARD, FINISHED, FORWARD, LOOP, StageGraph, StepGraph
 from hpc_alpa.step.rows import Rows
 
 Allowed = Callable[[Eqn, Strategy], bool]
@@ -53,7 +53,11 @@ WINDOWS = {FORWARD: Window.FORWARD, BACKWARD: Window.BACKWARD}
 
 
 def work_of(e: Eqn, inputs: Sequence[TensorType], output: TensorType) -> Work:
-    """What the cost model prices of an equation on local tiles: operands read, the result written."""
+    """What the cost model prices of an equation: operands read, the result written.
+
+    Args:
+        inputs, output: types of the tiles of one device.
+    """
     params = e.params_dict
     dims = contraction_dims(tuple(inputs), params) if e.op.name == "dot_general" else ()
     nbytes = sum(t.nbytes for t in inputs) + output.nbytes
@@ -68,7 +72,11 @@ def local_work(e: Eqn, strategy: Strategy, mesh: tuple[int, ...]) -> Work:
 
 @dataclass(frozen=True)
 class Pricing:
-    """Seconds on one mesh under one cost model."""
+    """Seconds on one mesh under one cost model.
+
+    Attributes:
+        seconds: of the equations priced so far, by all that their price depends on.
+    """
 
     mesh: DeviceMesh
     cost: Cost
@@ -77,6 +85,7 @@ class Pricing:
 
     @classmethod
     def on(cls, mesh: DeviceMesh, cost: Cost) -> Pricing:
+        """Nothing priced yet."""
         return cls(mesh, cost, Paths(mesh.shape, price_on(mesh, cost)))
 
     def compute(self, e: Eqn, strategy: Strategy) -> float:
@@ -101,16 +110,23 @@ class Pricing:
 
 
 def everything(e: Eqn, strategy: Strategy) -> bool:
+    """Leaves every strategy."""
     return True
 
 
 def anywhere(v: Var, spec: ShardingSpec) -> bool:
+    """Leaves every spec."""
     return True
 
 
 @dataclass(frozen=True)
 class Restrictions:
-    """What a manual method, or a user's pins, leave to choose from."""
+    """What a manual method, or a user's pins, leave to choose from; `&` keeps what both leave.
+
+    Attributes:
+        strategy: whether an equation may use a strategy.
+        input: whether an input of the step may lie in a spec.
+    """
 
     strategy: Allowed = everything
     input: AllowedInput = anywhere
@@ -196,6 +212,11 @@ class IntraOp:
 
     # ------------------------------------------------------------------------------- choices
     def choices_of_input(self, v: Var) -> tuple[ShardingSpec, ...]:
+        """The specs in which an input of the stage's graph may lie.
+
+        Raises:
+            ShardingError: none is left.
+        """
         mesh = self.pricing.mesh.shape
         found = [s for s in specs_of(v.type, mesh) if self.restrictions.input(v, s)]
         if v in self.step.batch:
@@ -207,12 +228,17 @@ class IntraOp:
             found = [s for s in found if not self.rows.split(self._stacked_state[v], s)]
         if not found:
             raise ShardingError(
-                f"{self.stage.graph.describe(v)} has no spec on mesh {mesh} that the method and the "
-                "pins allow: its dims do not divide, or the pins contradict each other"
+                f"{self.stage.graph.describe(v)} has no spec on mesh {mesh} that the method and "
+                "the pins allow: its dims do not divide, or the pins contradict each other"
             )
         return tuple(found)
 
     def choices_of_equation(self, e: Eqn) -> tuple[Strategy, ...]:
+        """The strategies that an equation may use, one for each way its values lie.
+
+        Raises:
+            ShardingError: none is left.
+        """
         mesh = self.pricing.mesh.shape
         if e.output in self.updates.leader:
             return uniform(e, specs_of(e.output.type, mesh), mesh, self.restrictions.strategy)
@@ -271,6 +297,7 @@ class IntraOp:
         }
 
     def choices_of_output(self, k: int) -> tuple[ShardingSpec, ...]:
+        """The specs in which an output of the stage's graph may lie."""
         if k in self.output_pins:
             return (self.output_pins[k],)
         v = self.stage.graph.outputs[k]
@@ -395,10 +422,11 @@ class IntraOp:
                 hold(node, e.output.type, self.in_flight)
             elif e.op.name.startswith("accumulate"):
                 hold(node, e.output.type, 1)
-            elif e.phase == "apply" and e.output in graph.outputs:
+            elif e.phase == APPLY and e.output in graph.outputs:
                 hold(node, e.output.type, 1)
         if not terms:
-            return MemoryRow("memory of a device", self.memory, np.zeros(0), np.zeros(0))
+            none = np.zeros(0, dtype=np.int64)
+            return MemoryRow("memory of a device", self.memory, none, np.zeros(0))
         return MemoryRow(
             "memory of a device", self.memory, np.concatenate(terms), np.concatenate(nbytes)
         )
@@ -466,4 +494,4 @@ def _kept_for_backward(stage: StageGraph) -> set[Var]:
 
 
 def _is_finished(e: Eqn | None) -> bool:
-    return e is not None and e.op.name.startswith(("accumulate", "stack"))
+    return e is not None and e.op.name in FINISHED

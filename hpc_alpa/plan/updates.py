@@ -1,7 +1,7 @@
 """The equations that update one parameter: elementwise, of one shape, once a step.
 
-They lie alike, with the optimizer state that only they read: one choice for all of them. What a plan could
-gain from another spec in their middle is nothing, and an optimizer has most of a step's equations.
+They lie alike, with the optimizer state that only they read: one choice for all of them. A plan
+gains nothing from another spec in their middle, and an optimizer has most of a step's equations.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.sharding import ShardingSpec, Strategy, apply_roles, rule_of
+from hpc_alpa.sharding.places import Groups
 from hpc_alpa.sharding.strategies import IDLE
 from hpc_alpa.step import APPLY, StageGraph
 from hpc_alpa.step.rows import Rows
 
-ELEMENTWISE = (
+ELEMENTWISE = (  # alphabetical
     "add", "cast", "compare", "div", "exp", "log", "max", "min", "mul", "neg", "pow", "rsqrt",
     "select", "sqrt", "sub", "tanh",
-)  # fmt: skip  # alphabetical
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Updates:
 
     @classmethod
     def of(cls, stage: StageGraph, rows: Rows) -> Updates:
+        """The groups of a stage; equations on the batch's rows stay out of them."""
         graph = stage.graph
         members = [
             e
@@ -45,19 +47,12 @@ class Updates:
             and not any(rows.dims[v] for v in (*e.inputs, e.output))
         ]
         grouped = {e.output for e in members}
-        root: dict[Var, Var] = {v: v for v in grouped}
-
-        def find(v: Var) -> Var:
-            while root[v] != v:
-                root[v] = root[root[v]]
-                v = root[v]
-            return v
-
+        together: Groups[Var] = Groups()
         for e in members:
             for v in e.inputs:
                 if v in grouped and v.type.shape == e.output.type.shape:
-                    root[find(e.output)] = find(v)
-        leader = {v: find(v) for v in grouped}
+                    together.join(e.output, v)
+        leader = {v: together.find(v) for v in grouped}
         inputs: dict[Var, Var] = {}
         for v in graph.inputs:
             readers = graph.readers[v]

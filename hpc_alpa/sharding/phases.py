@@ -12,13 +12,12 @@ that comes out partial is all_reduced at once, so nothing but statistics travels
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from hpc_alpa.ir.graph import Eqn, Graph, Var
-from hpc_alpa.ops.rule import Dim, Rule
 from hpc_alpa.sharding.conversions import Move
+from hpc_alpa.sharding.places import Groups, Place, places, places_of
 from hpc_alpa.sharding.spec import SUM, MeshShape, ShardingSpec
 from hpc_alpa.sharding.strategies import IDLE, Strategy, apply_roles, rule_of
 from hpc_alpa.transform.expand import expanded
@@ -85,42 +84,30 @@ def phases(e: Eqn, strategy: Strategy, mesh: MeshShape) -> tuple[Phase, ...]:
     return tuple(steps)
 
 
-def _factors(e: Eqn, graph: Graph) -> dict[tuple[Var, int], str]:
+def _factors(e: Eqn, graph: Graph) -> dict[Place, str]:
     """Which factor of the equation's rule each dim of the expansion's values runs along."""
-    parent: dict[tuple[Var, int], tuple[Var, int]] = {}
-
-    def root(place: tuple[Var, int]) -> tuple[Var, int]:
-        while parent.setdefault(place, place) != place:
-            place = parent[place]
-        return place
-
-    def places(rule: Rule, values: Iterable[Var]) -> dict[str, list[tuple[Var, int]]]:
-        found: dict[str, list[tuple[Var, int]]] = {f: [] for f in rule.sizes}
-        operands: tuple[tuple[Dim, ...], ...] = (*rule.inputs, rule.output)
-        for v, dims in zip(values, operands, strict=True):
-            for d, factors in enumerate(dims):
-                assert len(factors) <= 1, f"{e.op.name} expands to a reshape of several factors"
-                if factors:
-                    found[factors[0]].append((v, d))
-        return found
-
+    along: Groups[Place] = Groups()
     for ie in graph.eqns:
-        for same in places(rule_of(ie), (*ie.inputs, ie.output)).values():
+        rule = rule_of(ie)
+        assert all(len(dim) <= 1 for dims in (*rule.inputs, rule.output) for dim in dims), (
+            f"{e.op.name} expands to a reshape of several factors"
+        )
+        for same in places(ie).values():
             for place in same:
-                parent[root(place)] = root(same[0])
-    named: dict[tuple[Var, int], str] = {}
-    for factor, same in places(rule_of(e), (*graph.inputs, *graph.outputs)).items():
+                along.join(place, same[0])
+    named: dict[Place, str] = {}
+    for factor, same in places_of(rule_of(e), (*graph.inputs, *graph.outputs)).items():
         for place in same:
-            assert named.setdefault(root(place), factor) == factor, (e, factor, place)
+            assert named.setdefault(along.find(place), factor) == factor, (e, factor, place)
     return {
-        (v, d): named[root((v, d))]
+        (v, d): named[along.find((v, d))]
         for v in graph.values()
         for d in range(v.type.ndim)
-        if root((v, d)) in named
+        if along.find((v, d)) in named
     }
 
 
-def _roles(ie: Eqn, strategy: Strategy, factor_of: dict[tuple[Var, int], str]) -> tuple[str, ...]:
+def _roles(ie: Eqn, strategy: Strategy, factor_of: dict[Place, str]) -> tuple[str, ...]:
     """The strategy's roles in the words of an interior equation's rule."""
     rule = rule_of(ie)
     own: dict[str, str] = {}

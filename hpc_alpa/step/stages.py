@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpc_alpa.ir.graph import Eqn, Graph, Var
+from hpc_alpa.sharding.places import Groups
 from hpc_alpa.step.microbatch import StepGraph
 from hpc_alpa.step.phase import APPLY, BACKWARD, FINISHED, FORWARD, PREPARE
 from hpc_alpa.transform.simplify import drop_dead
@@ -99,38 +100,31 @@ def assign(step: StepGraph, cuts: Sequence[int]) -> dict[Var, int]:
 
 def _assign_updates(graph: Graph, free: frozenset[Var], home: dict[Var, int]) -> None:
     """Parameters, optimizer state and their updates stay together, with the gradient."""
-    leader: dict[Var, Var] = {}
-
-    def find(v: Var) -> Var:
-        while leader.setdefault(v, v) != v:
-            leader[v] = leader[leader[v]]
-            v = leader[v]
-        return v
-
+    together: Groups[Var] = Groups()
     once = [e for e in graph.eqns if e.phase in (PREPARE, APPLY) and e.output not in free]
     made_once = {e.output for e in once} | {v for v in graph.inputs if v not in free}
     for e in once:
         if e.output.type.shape:
             for v in e.inputs:
                 if v.type.shape and (v in made_once or v in home):
-                    leader[find(v)] = find(e.output)
+                    together.join(v, e.output)
     where: dict[Var, int] = {}
     for v, stage in list(home.items()):
-        if v in leader and v.type.shape:
-            root = find(v)
-            where[root] = min(stage, where.get(root, stage))
+        if v in together and v.type.shape:
+            group = together.find(v)
+            where[group] = min(stage, where.get(group, stage))
     # A value that nothing of the loop feeds lives with its first reader.
     for e in graph.eqns:
         if e.output in home:
             for v in e.inputs:
-                if v in leader or v in made_once:
-                    where.setdefault(find(v), home[e.output])
+                if v in together or v in made_once:
+                    where.setdefault(together.find(v), home[e.output])
     for v in graph.inputs:
         if v not in free:
-            home[v] = where.get(find(v), 0)
+            home[v] = where.get(together.find(v), 0)
     for e in once:
         if e.output.type.shape:
-            home[e.output] = where.get(find(e.output), 0)
+            home[e.output] = where.get(together.find(e.output), 0)
         else:
             home[e.output] = max((home[v] for v in e.inputs if v in home), default=0)
 
