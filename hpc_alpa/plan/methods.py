@@ -19,6 +19,7 @@ from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.ops.contraction import split_equation
 from hpc_alpa.plan.intra_op import Restrictions
 from hpc_alpa.sharding import ShardingSpec, Strategy, rule_of
+from hpc_alpa.sharding.places import Groups, Place, places
 from hpc_alpa.sharding.strategies import IDLE
 from hpc_alpa.step import FORWARD, LOOP, StepGraph
 
@@ -114,10 +115,10 @@ def _tensor_parallel(axis: int, size: int, step: StepGraph) -> Restrictions:
             allowed = set(left)
         else:
             return set(left) & set(right) & set(out)
-        places, sizes = _places(e), rule_of(e).sizes
-        allowed = {f for f in allowed if not any(p in whole for p in places[f])}
-        # A vocabulary that does not divide leaves its product whole; heads that do not are
-        # an error.
+        along, sizes = places(e), rule_of(e).sizes
+        allowed = {f for f in allowed if whole.isdisjoint(along[f])}
+        # A vocabulary that does not divide leaves its product whole; heads that do not divide
+        # are an error.
         return allowed if any(sizes[f] % size == 0 for f in allowed) else {IDLE}
 
     def strategy(e: Eqn, s: Strategy) -> bool:
@@ -127,26 +128,12 @@ def _tensor_parallel(axis: int, size: int, step: StepGraph) -> Restrictions:
         if e.phase not in LOOP or role[0] in "+>-":
             return True
         batch = step.roles.get(e.output, IDLE)
-        return role != batch and not any(place in whole for place in _places(e)[role])
+        return role != batch and whole.isdisjoint(places(e)[role])
 
     def where(v: Var, spec: ShardingSpec) -> bool:
         return all(axis not in axes or (v, d) not in whole for d, axes in enumerate(spec.dims))
 
     return Restrictions(strategy, where)
-
-
-Place = tuple[Var, int]
-
-
-def _places(e: Eqn) -> dict[str, list[Place]]:
-    """The dims of operands and output that each factor of an equation runs along."""
-    rule = rule_of(e)
-    found: dict[str, list[Place]] = {f: [] for f in rule.sizes}
-    for v, dims in zip((*e.inputs, e.output), (*rule.inputs, rule.output), strict=True):
-        for d, factors in enumerate(dims):
-            for factor in factors:
-                found[factor].append((v, d))
-    return found
 
 
 def _whole_dims(step: StepGraph) -> frozenset[Place]:
@@ -155,22 +142,16 @@ def _whole_dims(step: StepGraph) -> frozenset[Place]:
     Those of the batch's rows and positions, and the width of the activations between its blocks,
     which a layer norm normalises.
     """
-    parent: dict[Place, Place] = {}
-
-    def root(place: Place) -> Place:
-        while parent.setdefault(place, place) != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
-
+    along: Groups[Place] = Groups()
     inside = [e for e in step.graph.eqns if e.phase in LOOP or e.op.name == "enter"]
     for e in inside:
-        for places in _places(e).values():
-            for place in places:
-                parent[root(place)] = root(places[0])
-    kept = {root((v, d)) for v in step.batch for d in range(v.type.ndim)}
-    kept |= {root((e.output, e.output.type.ndim - 1)) for e in inside if e.op.name == "layer_norm"}
-    return frozenset(place for place in list(parent) if root(place) in kept)
+        for same in places(e).values():
+            for place in same:
+                along.join(place, same[0])
+    kept = {along.find((v, d)) for v in step.batch for d in range(v.type.ndim)}
+    norms = [e.output for e in inside if e.op.name == "layer_norm"]
+    kept |= {along.find((v, v.type.ndim - 1)) for v in norms}
+    return frozenset(place for place in along.members() if along.find(place) in kept)
 
 
 def _from_parameters(step: StepGraph) -> frozenset[Var]:
