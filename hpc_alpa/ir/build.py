@@ -35,10 +35,12 @@ class Builder:
         self._constants: dict[tuple[Any, ...], Var] = {}
 
     def new(self, type: TensorType) -> Var:
+        """A value that nothing makes yet, with the next number."""
         self._next += 1
         return Var(self._next - 1, type)
 
     def input(self, type: TensorType, name: str = "") -> Var:
+        """One more input of the graph."""
         v = self.new(type)
         self.inputs.append(v)
         if name:
@@ -57,7 +59,14 @@ class Builder:
     def emit(
         self, name: str, *inputs: Operand, type: TensorType | None = None, **params: Any
     ) -> Var:
-        """Append one equation. Python numbers become 0-d constants of the last value's dtype."""
+        """Append one equation. Python numbers become 0-d constants of the last value's dtype.
+
+        Args:
+            type: the output's, where the operator is told it (`broadcast`, `reshape`, `full`).
+
+        Raises:
+            GraphError: the operands, their types or the parameters do not fit the operator.
+        """
         row = op(name)
         # The last: the first operand of `select` is a mask.
         dtype = next((x.type.dtype for x in reversed(inputs) if isinstance(x, Var)), None)
@@ -92,6 +101,7 @@ class Builder:
                 setattr(self, k, v)
 
     def build(self, outputs: tuple[Var, ...]) -> Graph:
+        """The graph of what was collected."""
         return Graph(
             tuple(self.inputs), tuple(self.eqns), outputs, tuple(sorted(self.names.items()))
         )

@@ -106,6 +106,7 @@ class Graph:
 
     @cached_property
     def name_of(self) -> dict[int, str]:
+        """`names` by var id."""
         return dict(self.names)
 
     def describe(self, v: Var) -> str:
@@ -114,6 +115,7 @@ class Graph:
         return f"{name!r} ({v.type})" if name else f"{v} ({v.type})"
 
     def values(self) -> Iterable[Var]:
+        """Inputs, then outputs of equations, in order."""
         yield from self.inputs
         for e in self.eqns:
             yield e.output

@@ -52,8 +52,9 @@ class Op:
             flows through this operator.
         flops: (input types, output type, params) -> floating-point operations.
         rule: (input types, output type, params) -> `ops.rule.Rule`, how dims relate.
-        kernel: family function in `hpc_alpa.kernels` that runs it, or None for the reference.
-        cost: class of the operator in the cost database.
+        kernel: (backend of `hpc_alpa.arrays`, call, *arrays) -> array, by the functions of
+            `hpc_alpa.kernels`; None runs the reference.
+        cost: class of the operator in the cost database (`cost.classes`).
         expand: for a fused operator, (builder, inputs, equation) -> output from simple operators.
         view: the output shares the input's memory on a host.
     """

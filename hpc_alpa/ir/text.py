@@ -27,6 +27,7 @@ _NAMED = re.compile(rf"^\s*%(\d+) is ({_NAME})$")
 
 
 def format_eqn(e: Eqn, sources: bool = True) -> str:
+    """One line; `sources` adds the line of the user's file."""
     params = ", ".join(f"{k}={_literal(v)}" for k, v in e.params)
     notes = e.phase
     notes += f" of %{e.origin}" if e.origin is not None else ""
@@ -51,6 +52,8 @@ def _quoted(name: str) -> str:
 
 
 def format_graph(g: Graph, sources: bool = True) -> str:
+    """The form that `parse` reads; `sources` adds the lines of the user's file."""
+
     def show(v: Var) -> str:
         name = g.name_of.get(v.id)
         return f"{v}:{v.type}" + (f" {_quoted(name)}" if name else "")

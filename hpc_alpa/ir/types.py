@@ -47,9 +47,11 @@ class TensorType:
         return self.dtype in ("float16", "bfloat16", "float32", "float64")
 
     def with_shape(self, shape: tuple[int, ...]) -> TensorType:
+        """The same dtype, another shape."""
         return TensorType(tuple(shape), self.dtype)
 
     def with_dtype(self, dtype: str) -> TensorType:
+        """The same shape, another dtype."""
         return TensorType(self.shape, dtype)
 
     def __str__(self) -> str:
@@ -57,7 +59,7 @@ class TensorType:
 
     @classmethod
     def parse(cls, text: str) -> TensorType:
-        """Read the form that `str` prints."""
+        """Read the form that `str` prints; raises `GraphError` for another one."""
         match = _TEXT.match(text)
         if match is None:
             raise GraphError(f"type {text!r} is not of the form float32[4,8]")

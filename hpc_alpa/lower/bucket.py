@@ -20,6 +20,7 @@ LIMIT = 64 * 2**20  # bytes of one bucket; larger ones gain nothing and hold mem
 
 
 def is_collective(item: Item) -> bool:
+    """Whether an item needs other devices of its mesh."""
     return isinstance(item, Convert) and item.moves[0].kind not in FREE
 
 

@@ -105,6 +105,7 @@ def effect_of(body: Body, rank: int) -> Effect:
 
 
 def kernel_text(body: Body, k: int) -> str:
+    """How a message calls a kernel."""
     return f"kernel {k} '{body.kernels[k]}'"
 
 

@@ -98,4 +98,5 @@ def collective(item: Convert, mesh: DeviceMesh, device: int, microbatch: int | N
 
 
 def is_local(item: Convert) -> bool:
+    """Whether a conversion needs no other device."""
     return item.moves[0].kind in FREE

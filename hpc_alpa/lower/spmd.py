@@ -90,12 +90,14 @@ class StageCode:
 
 
 def reads(item: Item) -> tuple[str, ...]:
+    """Names of the buffers that an item reads."""
     if isinstance(item, Exchange):
         return (item.name,) if item.sends else ()
     return item.inputs
 
 
 def writes(item: Item) -> tuple[str, ...]:
+    """Names of the buffers that an item writes."""
     if isinstance(item, Compute):
         return (item.output,)
     if isinstance(item, Exchange):

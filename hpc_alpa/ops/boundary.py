@@ -17,9 +17,7 @@ from hpc_alpa.ir.op import Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.elementwise import elementwise_rule
 from hpc_alpa.ops.movement import no_flops
-from hpc_alpa.ops.rule import Rule, bind, names, side
-
-ALL = ((0,),)
+from hpc_alpa.ops.rule import ALL, Rule, bind, names, side
 
 
 def _slot_type(x: TensorType, params: Params) -> TensorType:

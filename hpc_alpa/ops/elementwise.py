@@ -66,6 +66,8 @@ def elementwise_text(inputs: Types, output: TensorType) -> str:
 def elementwise_rule(
     sums: tuple[tuple[int, ...], ...] = (), maxima: tuple[tuple[int, ...], ...] = ()
 ) -> Callable[[Types, TensorType, Params], Rule]:
+    """The rule column: all dims alike; `sums` and `maxima` as `Rule` has them."""
+
     def rule(inputs: Types, output: TensorType, params: Params) -> Rule:
         return bind(elementwise_text(inputs, output), inputs, output, sums, maxima)
 
@@ -73,6 +75,7 @@ def elementwise_rule(
 
 
 def flops(per_element: float) -> Callable[[Types, TensorType, Params], float]:
+    """The flops column, from the operations for one element of the output."""
     return lambda inputs, output, params: float(per_element * output.size)
 
 

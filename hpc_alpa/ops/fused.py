@@ -129,7 +129,7 @@ def _infer_norm(name: str, wanted: str, rows: tuple[bool, ...]) -> Infer:
     def infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
         x = inputs[0]
         vector = x.with_shape(x.shape[-1:])
-        params["eps"]
+        params["eps"]  # where it is missing, that is told here and not by a kernel
         if x.ndim < 1 or not x.is_floating or inputs != tuple(x if r else vector for r in rows):
             raise GraphError(f"{name} takes {wanted}, not {_given(inputs)}")
         return vector if name == "layer_norm_grad_scale" else x

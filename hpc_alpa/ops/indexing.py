@@ -12,9 +12,7 @@ import numpy as np
 from hpc_alpa.errors import GraphError
 from hpc_alpa.ir.op import Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
-from hpc_alpa.ops.rule import Rule, bind, names
-
-ALL = ((0,),)
+from hpc_alpa.ops.rule import ALL, Rule, bind, names
 
 
 def _integer(name: str, t: TensorType) -> None:

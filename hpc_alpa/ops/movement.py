@@ -9,16 +9,16 @@ import numpy as np
 from hpc_alpa.errors import GraphError
 from hpc_alpa.ir.op import Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
-from hpc_alpa.ops.rule import Rule, bind, names, reshape_rule, side
-
-ALL = ((0,),)
+from hpc_alpa.ops.rule import ALL, Rule, bind, names, reshape_rule, side
 
 
 def no_flops(inputs: Types, output: TensorType, params: Params) -> float:
+    """The flops column of what computes nothing."""
     return 0.0
 
 
 def wanted(name: str, want: TensorType | None) -> TensorType:
+    """The output type of an operator that is told it; raises `GraphError` where it is not."""
     if want is None:
         raise GraphError(f"{name} is told the type of its output")
     return want

@@ -10,9 +10,7 @@ import numpy as np
 from hpc_alpa.errors import GraphError
 from hpc_alpa.ir.op import Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
-from hpc_alpa.ops.rule import Rule, bind, names, side
-
-ALL = ((0,),)
+from hpc_alpa.ops.rule import ALL, Rule, bind, names, side
 
 
 def kept(ndim: int, dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -21,9 +19,11 @@ def kept(ndim: int, dims: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def infer_reduced(name: str) -> Callable[[Types, Params, TensorType | None], TensorType]:
+    """The infer column: the `dims` are gone from the output."""
+
     def infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
         (x,), dims = inputs, params["dims"]
-        if list(dims) != sorted(set(dims)) or any(not 0 <= a < x.ndim for a in dims):
+        if list(dims) != sorted(set(dims)) or any(not 0 <= d < x.ndim for d in dims):
             raise GraphError(f"{name} of {x} takes rising dims below {x.ndim}, not {dims}")
         if name == "reduce_sum":
             _summable(name, x)

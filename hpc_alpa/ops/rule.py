@@ -20,6 +20,7 @@ from functools import cache, cached_property, lru_cache
 from hpc_alpa.ir.types import TensorType
 
 Dim = tuple[str, ...]
+ALL = ((0,),)  # the operand sets of an operator that is linear, or increasing, in its only operand
 LETTERS = "abcdefgmnopqruwxyz"
 _TOKEN = re.compile(r"\(|\)|[a-z]\w*[+>^@~!]*|1|\.")
 
@@ -45,6 +46,7 @@ class Rule:
     maxima: tuple[tuple[int, ...], ...] = ()
 
     def marked(self, factor: str, mark: str) -> bool:
+        """Whether the factor carries the mark."""
         return mark in self.marks[factor]
 
     @cached_property
@@ -111,7 +113,12 @@ def bind(
     maxima: tuple[tuple[int, ...], ...] = (),
     sizes: tuple[tuple[str, int], ...] = (),
 ) -> Rule:
-    """Give a rule's factors their extents; `sizes` has those that shapes do not give."""
+    """Give a rule's factors their extents.
+
+    Args:
+        sums, maxima: see `Rule`.
+        sizes: extents of the factors that shapes do not give, those of a group.
+    """
     operands, out, marks = parse_rule(text)
     found = dict(sizes)
     shapes = [t.shape for t in inputs] + [output.shape]

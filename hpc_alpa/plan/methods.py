@@ -11,6 +11,7 @@ decides.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -50,10 +51,7 @@ class Method:
 
     @property
     def num_devices(self) -> int:
-        n = self.stages
-        for _, size in self.axes:
-            n *= size
-        return n
+        return self.stages * math.prod(self.mesh_shape)
 
 
 def parse_method(name: str) -> Method:

@@ -61,10 +61,12 @@ class ShardingSpec:
         return ShardingSpec(self.dims)
 
     def with_dim(self, dim: int, axes: tuple[int, ...]) -> ShardingSpec:
+        """The same, but for the axes that split one dim."""
         dims = tuple(axes if d == dim else x for d, x in enumerate(self.dims))
         return ShardingSpec(dims, self.partial, self.kind)
 
     def with_partial(self, axes: tuple[int, ...], kind: str) -> ShardingSpec:
+        """The same split, partial along these axes; `kind` is "+" or ">"."""
         return ShardingSpec(self.dims, tuple(sorted(axes)), kind if axes else "")
 
     def __str__(self) -> str:
@@ -75,7 +77,7 @@ class ShardingSpec:
 
     @classmethod
     def parse(cls, text: str) -> ShardingSpec:
-        """Read the form that `str` prints."""
+        """Read the form that `str` prints; raises `ShardingError` for another one."""
         match = _TEXT.match(text)
         if match is None:
             raise ShardingError(f"{text!r} is not a spec of the form S0R, RS01, S1R+P0")
@@ -86,6 +88,7 @@ class ShardingSpec:
 
     @classmethod
     def replicated(cls, ndim: int) -> ShardingSpec:
+        """The same whole value on every device."""
         return cls(((),) * ndim)
 
 

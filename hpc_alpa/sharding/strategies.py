@@ -52,6 +52,7 @@ def signature(e: Eqn) -> Signature:
 
 
 def rule_of(e: Eqn) -> Rule:
+    """The rule of an equation, bound to its shapes."""
     return _rule(signature(e))
 
 
