@@ -17,7 +17,7 @@ from hpc_alpa.schedule import SCHEDULES, peak_in_flight
 from hpc_alpa.search.layers import find_layers
 from hpc_alpa.search.request import Request
 from hpc_alpa.search.tables import Tables
-from hpc_alpa.step import BACKWARD, FORWARD, StageGraph, StepGraph, split_stages
+from hpc_alpa.step import BACKWARD, FORWARD, StageGraph, StepGraph, anchors, split_stages
 
 log = logging.getLogger(__name__)
 AXES = ("x", "y", "z")  # names of mesh axes that the search has laid out
@@ -77,7 +77,10 @@ def _sizes(request: Request) -> list[int]:
 
 
 def _pipelines(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[Slices]:
-    layers = find_layers(step, request.cost, request.layers or MOST_LAYERS)
+    most = min(MOST_LAYERS, len(anchors(step)))
+    if most < 2 and request.layers is None:
+        return
+    layers = find_layers(step, request.cost, request.layers or most)
     stages = split_stages(step, layers.starts[1:])
     meshes = [
         DeviceMesh(shape, tuple(range(n))) for n in _sizes(request) for shape in _shapes(request, n)
