@@ -1,7 +1,7 @@
 """Programs under random plans: every output on every rank is what the graph gives unsplit.
 
-`HPC_ALPA_FUZZ_SECONDS=600 python -m pytest tests/test_lower_lowering.py` runs as long as it is told,
-from the seed in `HPC_ALPA_FUZZ_SEED` on; without it the seeds are fixed.
+`HPC_ALPA_FUZZ_SECONDS=600 python -m pytest tests/test_lower_lowering.py` runs as long as it is
+told, from the seed in `HPC_ALPA_FUZZ_SEED` on; without it the seeds are fixed.
 """
 
 from __future__ import annotations

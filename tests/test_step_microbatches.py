@@ -154,7 +154,7 @@ def test_masks_and_random_values_are_made_in_their_slot() -> None:
 
 
 def test_roles_are_factors_of_their_equations() -> None:
-    """What a manual method goes by: the factor that carries the batch, a partial sum, or neither."""
+    """What manual methods go by: the factor that carries the batch, a partial sum, or neither."""
     for seed in range(12):
         for slots in SLOTS:
             step = random_case(seed).split(slots)
