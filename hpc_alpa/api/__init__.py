@@ -1,5 +1,6 @@
 """What users call: `parallelize`, `fetch`, `Batch`."""
 
-from hpc_alpa.api.step import Batch, ParallelStep, fetch, parallelize
+from hpc_alpa.api.arguments import Batch
+from hpc_alpa.api.step import ParallelStep, fetch, parallelize
 
 __all__ = ["Batch", "ParallelStep", "fetch", "parallelize"]

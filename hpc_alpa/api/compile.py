@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_alpa.api.arguments import argument_names
 from hpc_alpa.api.create import creation_programs
 from hpc_alpa.cluster import Cluster
 from hpc_alpa.cost import Cost
@@ -105,8 +106,8 @@ def trace_step(
     Raises:
         TracingError: the function cannot be traced, or the new state has other types than the old.
     """
-    names = ("state", "batch", *(f"argument{k}" for k in range(2, len(examples))))
-    traced = trace(function, examples, names[: len(examples)], allow_float64=allow_float64)
+    names = argument_names(len(examples))
+    traced = trace(function, examples, names, allow_float64=allow_float64)
     returns = _returns_state(traced.out_tree, state_tree)
     if returns:
         _same_types(traced, num_state_leaves)
@@ -190,13 +191,14 @@ def require_fit(
         )  # fmt: skip
 
 
-def compile_step(
-    step: Step, plan: Plan, init: Traced | None, following: Compiled | None = None
-) -> Compiled:
+def compile_step(step: Step, plan: Plan, init: Traced | None) -> Compiled:
     """Lower and check the programs of all ranks, and those that create the state.
 
     Args:
-        following: the compiled step on whose placement an evaluation step runs; its plan is `plan`.
+        init: the traced `init(seed)` of a state that is to be made, else None.
+
+    Raises:
+        PlanError: the plan was made for another graph.
     """
     batch = frozenset(step.graph.inputs[k] for k in step.batch_positions)
     divided: StepGraph = split_batch(step.graph, batch, plan.num_microbatches, step.renewed)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.ir.evaluate import evaluate
 from hpc_alpa.ir.graph import Graph, Var
 from hpc_alpa.lower import Program
 from hpc_alpa.lower.lower import lower_stages
@@ -15,6 +18,31 @@ from hpc_alpa.sharding import ShardingSpec
 from hpc_alpa.step import StageGraph, StepGraph
 from hpc_alpa.trace import Traced
 from hpc_alpa.transform import drop_dead
+
+
+class Creation:
+    """One `create`: a traced init and its seed."""
+
+    def __init__(self, traced: Traced, seed: int) -> None:
+        self.traced, self.seed = traced, seed
+        self._values: tuple[np.ndarray, ...] | None = None
+
+    def value(self, position: int) -> np.ndarray:
+        """A leaf as one process would make it."""
+        if self._values is None:
+            inputs = [np.asarray(self.seed), *self.traced.captured]
+            self._values = evaluate(self.traced.graph, inputs)
+        return self._values[position]
+
+
+class Leaf:
+    """A leaf of a state that is not made yet; calling it makes it whole, on one process."""
+
+    def __init__(self, creation: Creation, position: int) -> None:
+        self.creation, self.position = creation, position
+
+    def __call__(self) -> np.ndarray:
+        return self.creation.value(self.position)
 
 
 class Uniform:

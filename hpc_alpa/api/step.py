@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from hpc_alpa import arrays as array_backends
-from hpc_alpa import comm as comm_backends
 from hpc_alpa.api import planning
+from hpc_alpa.api.arguments import Arguments
 from hpc_alpa.api.compile import (
     Compiled,
     Options,
@@ -25,60 +19,28 @@ from hpc_alpa.api.compile import (
     require_fit,
     trace_step,
 )
+from hpc_alpa.api.create import Creation, Leaf
 from hpc_alpa.api.machine import find_cluster, find_costs
+from hpc_alpa.api.start import start
 from hpc_alpa.arrays import Arrays
 from hpc_alpa.cluster import Cluster
 from hpc_alpa.comm.protocol import Communicator
 from hpc_alpa.cost import Cost
-from hpc_alpa.errors import DataError, HpcAlpaError, PlanError
-from hpc_alpa.ir.evaluate import evaluate
-from hpc_alpa.ir.types import TensorType, numpy_dtype
+from hpc_alpa.errors import DataError, PlanError
 from hpc_alpa.lower import Program
 from hpc_alpa.plan.plan import Plan
-from hpc_alpa.pytree import TreeDef, flatten, tree_map
+from hpc_alpa.pytree import tree_map
 from hpc_alpa.runtime.distributed import DistributedArray, gather
 from hpc_alpa.runtime.engine import Engine
 from hpc_alpa.runtime.executor import Record
-from hpc_alpa.runtime.memory import keep_freed_memory
-from hpc_alpa.runtime.runner import ProcessRunner, Runner, ThreadRunner
+from hpc_alpa.runtime.runner import Runner
 from hpc_alpa.search.follow import follow_plan
 from hpc_alpa.sharding import ShardingSpec
 from hpc_alpa.simulate import Simulation, simulate
 from hpc_alpa.step import split_batch
-from hpc_alpa.trace import Traced, trace
+from hpc_alpa.trace import trace
 
 log = logging.getLogger(__name__)
-BACKENDS = ("auto", "cuda", "host", "local")  # alphabetical
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch of which each rank reads only its rows.
-
-    Attributes:
-        rows: number of rows of the whole batch.
-        read: (indices of rows) -> the batch's structure with these rows.
-    """
-
-    rows: int
-    read: Callable[[np.ndarray], Any]
-
-    def example(self) -> Any:
-        """Types of the whole batch, from one row."""
-
-        def whole(x: Any) -> _Described:
-            return _Described((self.rows, *np.shape(x)[1:]), np.asarray(x).dtype)
-
-        return tree_map(whole, self.read(np.arange(1)))
-
-
-@dataclass(frozen=True)
-class _Described:
-    """A shape and a dtype, where a trace needs no values."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    weak: bool = False
 
 
 class ParallelStep:
@@ -105,7 +67,7 @@ class ParallelStep:
         self._started: tuple[Runner, Arrays] | None = None
         self._compiled: dict[object, tuple[Compiled, Engine]] = {}
         self._last: tuple[Compiled, Engine] | None = None
-        self._signature: tuple[tuple[str, str], ...] = ()
+        self._types: tuple[tuple[str, str], ...] = ()
         self._replans = 0
         self.record = Record()
         self.records: dict[int, Record] = {}
@@ -119,10 +81,10 @@ class ParallelStep:
         """
         runner = self.runner
         traced = trace(init, (seed,), ("seed",), allow_float64=True)
-        creation = _Creation(traced, seed)
+        creation = Creation(traced, seed)
         leaves = [
             DistributedArray(
-                v.type, runner, self.arrays, weak=traced.outputs[k].weak, pending=_Leaf(creation, k)
+                v.type, runner, self.arrays, weak=traced.outputs[k].weak, pending=Leaf(creation, k)
             )
             for k, v in enumerate(traced.graph.outputs)
         ]
@@ -146,9 +108,11 @@ class ParallelStep:
         Returns:
             What the function returns, with `DistributedArray` leaves.
         """
-        compiled, engine, leaves, rows = self._prepare(state, batch, arguments)
+        given = Arguments.of(state, batch, *arguments)
+        compiled, engine = self._prepare(given)
+        rows = given.row_readers()
         inputs = {}
-        for k, value in enumerate([*leaves, *compiled.captured]):
+        for k, value in enumerate([*given.leaves, *compiled.captured]):
             # An evaluation step gives no new state: the old one lives on.
             inputs[k] = engine.place(k, value, rows.get(k), bool(compiled.returns_state))
         outputs, self.records = engine.run(inputs, measure_memory=measure_memory, timeline=timeline)
@@ -200,7 +164,7 @@ class ParallelStep:
 
     def prepare(self, state: Any, batch: Any, *arguments: Any) -> Plan:
         """Trace, plan and compile for these arguments without running. Collective."""
-        return self._prepare(state, batch, arguments)[0].plan
+        return self._prepare(Arguments.of(state, batch, *arguments))[0].plan
 
     # --------------------------------------------------------------------------------- set-up
     @property
@@ -216,7 +180,7 @@ class ParallelStep:
         if self._started is None:
             followed = self.follow
             self._started = (
-                _start(self._backend, self._cluster) if followed is None else followed._start()
+                start(self._backend, self._cluster) if followed is None else followed._start()
             )
         return self._started
 
@@ -225,35 +189,23 @@ class ParallelStep:
             raise PlanError("the step has no plan before its first call (or `prepare`)")
         return self._last
 
-    def _prepare(
-        self, state: Any, batch: Any, arguments: tuple[Any, ...]
-    ) -> tuple[Compiled, Engine, list[Any], dict[int, Callable[[np.ndarray], np.ndarray]]]:
-        examples = (state, batch.example() if isinstance(batch, Batch) else batch, *arguments)
-        flat = [flatten(x, name) for x, name in zip(examples, _names(examples), strict=True)]
-        leaves = [leaf for part, _ in flat for leaf in part]
-        trees = tuple(tree for _, tree in flat)
-        signature = tuple(
-            (path, str(_type(leaf)))
-            for (part, tree), name in zip(flat, _names(examples), strict=True)
-            for path, leaf in zip(tree.paths(name), part, strict=True)
-        )
-        key = (signature, trees)
-        if key not in self._compiled:
-            self._say_why(signature)
-            self._compiled[key] = self._compile(examples, flat, leaves, batch, key)
-        compiled, engine = self._last = self._compiled[key]
-        self._signature = signature
-        return compiled, engine, leaves, _row_readers(batch, flat)
+    def _prepare(self, given: Arguments) -> tuple[Compiled, Engine]:
+        if given.signature not in self._compiled:
+            self._say_why(given.types)
+            self._compiled[given.signature] = self._compile(given)
+        self._last = self._compiled[given.signature]
+        self._types = given.types
+        return self._last
 
-    def _say_why(self, signature: tuple[tuple[str, str], ...]) -> None:
+    def _say_why(self, types: tuple[tuple[str, str], ...]) -> None:
         """A new shape, dtype, structure or static value re-plans, and says which leaf."""
         if not self._compiled:
             return
         self._replans += 1
-        before = dict(self._signature)
+        before = dict(self._types)
         changed = [
             f"{path} is {type}, it was {before.get(path, 'absent')}"
-            for path, type in signature
+            for path, type in types
             if before.get(path) != type
         ] or ["a static value or the structure changed"]
         message = f"planning again: {changed[0]}"
@@ -262,33 +214,20 @@ class ParallelStep:
         else:
             log.warning("%s", message)
 
-    def _compile(
-        self,
-        examples: tuple[Any, ...],
-        flat: list[tuple[tuple[Any, ...], TreeDef]],
-        leaves: list[Any],
-        batch: Any,
-        key: object,
-    ) -> tuple[Compiled, Engine]:
-        runner = self.runner
-        pending = [x.pending for x in flat[0][0] if isinstance(x, DistributedArray)]
-        creations = {p.creation for p in pending if isinstance(p, _Leaf)}
+    def _compile(self, given: Arguments) -> tuple[Compiled, Engine]:
+        runner, state = self.runner, given.parts[0]
+        pending = [x.pending for x in state if isinstance(x, DistributedArray)]
+        creations = {p.creation for p in pending if isinstance(p, Leaf)}
         creation = creations.pop() if len(creations) == 1 else None
-        started = [_example(x) for x in leaves]
-        traced_examples = _rebuild(examples, flat, started)
 
         def traced() -> Step:
-            return trace_step(
-                self.function,
-                traced_examples,
-                len(flat[0][0]),
-                flat[0][1],
-                self.options.allow_float64,
-            )
+            tree = given.trees[0]
+            allowed = self.options.allow_float64
+            return trace_step(self.function, given.examples(), len(state), tree, allowed)
 
         if (target := planning.target()) is not None:
             planning.stop(target, traced, self._cluster, self._costs, self.options)
-        self._agree(key, batch, flat)
+        self._agree(given.digest())
 
         def work() -> Compiled:
             step = traced()
@@ -300,7 +239,7 @@ class ParallelStep:
             compiled.programs, runner, self.arrays, compiled.input_types, compiled.output_types
         )
         if creation is not None:
-            self._create(creation, compiled, engine, flat[0][0])
+            self._create(creation, compiled, state)
         return compiled, engine
 
     def _plan(self, step: Step) -> Plan:
@@ -343,9 +282,7 @@ class ParallelStep:
         cost = find_costs(self.follow._costs, cluster, self.runner.hosts)
         return follow_plan(divided, base, held, cost)
 
-    def _create(
-        self, creation: _Creation, compiled: Compiled, engine: Engine, leaves: tuple[Any, ...]
-    ) -> None:
+    def _create(self, creation: Creation, compiled: Compiled, leaves: tuple[Any, ...]) -> None:
         """Run the creation and hand its tiles to the state's leaves."""
         traced = creation.traced
         maker = Engine(
@@ -358,19 +295,14 @@ class ParallelStep:
         values = [creation.seed, *traced.captured]
         outputs, _ = maker.run({k: maker.place(k, v) for k, v in enumerate(values)})
         for leaf in leaves:
-            if isinstance(leaf, DistributedArray) and isinstance(leaf.pending, _Leaf):
+            if isinstance(leaf, DistributedArray) and isinstance(leaf.pending, Leaf):
                 position = leaf.pending.position
                 leaf.layout = maker.output_layouts[position]
                 leaf.shards = outputs[position]
                 leaf.pending = None
 
-    def _agree(self, key: object, batch: Any, flat: list[Any]) -> None:
-        """All ranks call with the same types and the same batch; the digests are compared once."""
-        digest = hashlib.sha256(repr(key).encode())
-        if not isinstance(batch, Batch):
-            for x in flat[1][0]:
-                digest.update(np.ascontiguousarray(x).tobytes())
-        mine = digest.hexdigest()
+    def _agree(self, mine: str) -> None:
+        """All ranks call with the same types and the same batch: their digests are compared."""
 
         def compare(comm: Communicator) -> list[str]:
             return list(comm.all_gather_objects(mine)) if comm.size > 1 else [mine]
@@ -382,113 +314,6 @@ class ParallelStep:
                 f"ranks {other} call the step with another batch, or other types, than rank 0: "
                 "give all ranks the same global arrays, or a hpc_alpa.Batch that reads rows"
             )
-
-
-class _Creation:
-    """One `create`: a traced init and its seed."""
-
-    def __init__(self, traced: Traced, seed: int) -> None:
-        self.traced, self.seed = traced, seed
-        self._values: tuple[np.ndarray, ...] | None = None
-
-    def value(self, position: int) -> np.ndarray:
-        """A leaf as one process would make it."""
-        if self._values is None:
-            inputs = [np.asarray(self.seed), *self.traced.captured]
-            self._values = evaluate(self.traced.graph, inputs)
-        return self._values[position]
-
-
-class _Leaf:
-    """A leaf of a state that is not made yet."""
-
-    def __init__(self, creation: _Creation, position: int) -> None:
-        self.creation, self.position = creation, position
-
-    def __call__(self) -> np.ndarray:
-        return self.creation.value(self.position)
-
-
-def _start(backend: str, cluster: Cluster | str | Path | None) -> tuple[Runner, Arrays]:
-    """The ranks that run together, and their arrays. Collective but for `local`."""
-    if (target := planning.target()) is not None:
-        return planning.NoRunner(target.size or 1), array_backends.BACKENDS["host"]()
-    name = os.environ.get("HPC_ALPA_BACKEND", backend) if backend == "auto" else backend
-    if name not in BACKENDS:
-        raise HpcAlpaError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
-    if name != "cuda":
-        keep_freed_memory()
-    if name == "local":
-        found = find_cluster(cluster, None)
-        if found is None:
-            raise PlanError("backend='local' runs a cluster's devices as threads: give cluster=")
-        return ThreadRunner(found.num_devices), array_backends.BACKENDS["host"]()
-    from hpc_alpa.runtime.launch import init
-
-    world = init()
-    if name == "cuda":
-        arrays = array_backends.BACKENDS["cuda"]()
-        data = (
-            world.communicator
-            if world.size == 1
-            else comm_backends.backend("nccl", world.communicator)
-        )
-        return ProcessRunner(data, world.hosts), arrays
-    return ProcessRunner(world.communicator, world.hosts), array_backends.BACKENDS["host"]()
-
-
-def _names(examples: tuple[Any, ...]) -> tuple[str, ...]:
-    return ("state", "batch", *(f"argument{k}" for k in range(2, len(examples))))
-
-
-def _type(leaf: Any) -> TensorType:
-    if isinstance(leaf, DistributedArray):
-        return leaf.type
-    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        return TensorType(tuple(leaf.shape), np.dtype(leaf.dtype).name)
-    return TensorType.of(leaf)
-
-
-def _example(leaf: Any) -> Any:
-    """What a trace needs of a leaf: a Python number, or a shape and a dtype."""
-    if isinstance(leaf, DistributedArray):
-        return _Described(leaf.type.shape, leaf.dtype, leaf.weak)
-    if isinstance(leaf, (int, float)):
-        return leaf
-    if isinstance(leaf, _Described):
-        return leaf
-    return _Described(_type(leaf).shape, numpy_dtype(_type(leaf).dtype))
-
-
-def _rebuild(
-    examples: tuple[Any, ...], flat: list[tuple[tuple[Any, ...], TreeDef]], leaves: list[Any]
-) -> tuple[Any, ...]:
-    made, at = [], 0
-    for part, tree in flat:
-        made.append(tree.unflatten(leaves[at : at + len(part)]))
-        at += len(part)
-    return tuple(made)
-
-
-def _row_readers(
-    batch: Any, flat: list[tuple[tuple[Any, ...], TreeDef]]
-) -> dict[int, Callable[[np.ndarray], np.ndarray]]:
-    """For a `Batch`, how to read the rows of each of its leaves."""
-    if not isinstance(batch, Batch):
-        return {}
-    first = len(flat[0][0])
-    cache: dict[bytes, tuple[Any, ...]] = {}
-
-    def reader(k: int) -> Callable[[np.ndarray], np.ndarray]:
-        def read(rows: np.ndarray) -> np.ndarray:
-            key = rows.tobytes()
-            if key not in cache:
-                cache[key] = flatten(batch.read(rows), "batch")[0]
-            return np.asarray(cache[key][k])
-
-        return read
-
-    return {first + k: reader(k) for k in range(len(flat[1][0]))}
 
 
 def parallelize(
