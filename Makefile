@@ -58,8 +58,7 @@ test-slurm: $(ENV)  ## the job scripts on a private Slurm (root; Debian: slurm-w
 	$(PY) -m pytest tests/slurm --slurm --fail-skipped slurm $(PYTEST_ARGS)
 
 test-cuda: .venv-cuda/.installed  ## CUDA kernels compiled and assembled without a GPU (2 GB)
-	# hypothesis' plugin reads __file__ of every module, and one of CUDA's is not a text
-	.venv-cuda/bin/python -m pytest $(TESTS) -m 'cuda_compile or gpu' -p no:hypothesispytest \
+	.venv-cuda/bin/python -m pytest $(TESTS) -m 'cuda_compile or gpu' \
 	    --fail-skipped cuda_compile $(PYTEST_ARGS)
 
 test-lowest:  ## smoke test with the lowest versions that pyproject.toml allows (Python 3.11)

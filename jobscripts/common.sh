@@ -14,6 +14,8 @@
 #   HPC_ALPA_SCRIPT         the training script (examples/train_gpt.py)
 #   HPC_ALPA_OUT            where results go (out/JOBNAME-JOBID)
 #   HPC_ALPA_DB             the cost database (out/SITE.h5)
+#   HPC_ALPA_CLUSTER        the machine to plan for: a TOML file or a preset (plan: required)
+#   HPC_ALPA_PLAN           a plan to train by (the planner's)
 #   HPC_ALPA_SRUN           more options for srun or mpiexec, such as --mpi=pmix
 #   HPC_ALPA_MAX_RESTARTS   how often a job that runs out of time goes on by itself (0)
 #   HPC_ALPA_DRY_RUN        print the launch commands instead of running them
@@ -109,21 +111,22 @@ job_environment() {
     echo "python $(command -v "$PYTHON" || true), out $OUT, costs $DB"
 }
 
-# Fills COSTS with where the planner takes its costs from, unless the program's arguments $@ say so.
-choose_costs() {
-    COSTS=()
-    local argument
-    for argument in "$@"; do
-        case $argument in --costs* | --analytic* | --plan*) return 0 ;; esac
-    done
-    if [ -n "${HPC_ALPA_PLAN:-}" ]; then
-        [ -f "$HPC_ALPA_PLAN" ] || die "HPC_ALPA_PLAN names $HPC_ALPA_PLAN, which does not exist"
-        COSTS+=(--plan "$HPC_ALPA_PLAN")
+# Fills CHOICES with the cluster, the plan and the costs that the variables name; what the program's
+# arguments $@ name wins. Costs are never guessed.
+choose() {
+    CHOICES=()
+    local given=" $* "
+    if [[ -n "${HPC_ALPA_CLUSTER:-}" && "$given" != *' --cluster'[\ =]* ]]; then
+        CHOICES+=(--cluster "$HPC_ALPA_CLUSTER")
     fi
-    if [ -f "$DB" ]; then
-        COSTS+=(--costs "$DB")
-    elif [ -z "${HPC_ALPA_PLAN:-}" ]; then
-        die "no cost database at $DB: run profile.sbatch first, set HPC_ALPA_DB, or add --analytic"
+    if [[ -n "${HPC_ALPA_PLAN:-}" && "$given" != *' --plan'[\ =]* ]]; then
+        [ -f "$HPC_ALPA_PLAN" ] || die "HPC_ALPA_PLAN names $HPC_ALPA_PLAN, which does not exist"
+        CHOICES+=(--plan "$HPC_ALPA_PLAN")
+    fi
+    if [[ "$given" != *' --costs'[\ =]* && "$given" != *' --analytic '* ]]; then
+        [ -f "$DB" ] ||
+            die "no cost database at $DB: run profile.sbatch first, set HPC_ALPA_DB, or add --analytic"
+        CHOICES+=(--costs "$DB")
     fi
 }
 

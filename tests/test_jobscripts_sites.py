@@ -184,7 +184,10 @@ def test_costs_are_named_never_guessed(tmp_path: Path) -> None:
     assert options("--analytic") == []
     assert options(HPC_ALPA_DB="c.h5") == ["--costs", "c.h5"]
     assert options("--analytic", HPC_ALPA_DB="c.h5") == []
-    assert options(HPC_ALPA_PLAN="p.json") == ["--plan", "p.json"]
+    assert options("--costs=d.h5", HPC_ALPA_DB="c.h5") == []
+    plan = {"HPC_ALPA_PLAN": "p.json", "HPC_ALPA_CLUSTER": "c.toml"}
+    assert options("--analytic", **plan) == ["--cluster", "c.toml", "--plan", "p.json"]
+    assert options("--cluster", "d.toml", "--analytic", "--plan", "q.json", **plan) == []
     with pytest.raises(AssertionError, match="no cost database at out/local.h5"):
         options()
 

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.slurm
 
 PROGRAMS = Path(__file__).parent / "programs"
 
-# The smallest training that still has every part: 3 steps of a GPT that plans in seconds.
+# 3 steps of a GPT that is searched in seconds: one microbatch, so no pipelines.
 SMALL = (
-    *("--layers", "2", "--hidden", "48", "--heads", "6", "--sequence", "32"),
-    *("--batch", "16", "--steps", "3", "--seed", "1"),
+    *("--layers", "1", "--hidden", "48", "--heads", "6", "--sequence", "32"),
+    *("--batch", "16", "--microbatches", "1", "--steps", "3", "--seed", "1"),
 )
 CLUSTER = """
 name = "two virtual nodes"
@@ -43,9 +43,8 @@ def database(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cost database that profile.sbatch writes on 4 ranks."""
     out = tmp_path_factory.mktemp("profile")
     path = out / "costs.h5"
-    job = slurm.sbatch(
-        "profile", "--seconds", "8", "--max-bytes", "65536", out=out, env={"HPC_ALPA_DB": str(path)}
-    )
+    sweep = ("--seconds", "20", "--max-bytes", "65536", "--dtype", "float32")
+    job = slurm.sbatch("profile", *sweep, out=out, env={"HPC_ALPA_DB": str(path)})
     assert job.code == 0, job.log
     return path
 
@@ -58,12 +57,20 @@ def test_profile_writes_a_database(database: Path) -> None:
         assert {"operators", "collectives", "point_to_point"} <= set(file)
 
 
-def test_plan_writes_a_plan(slurm: Slurm, tmp_path: Path) -> None:
+def test_plan_writes_a_plan_that_train_follows(slurm: Slurm, tmp_path: Path) -> None:
     cluster = tmp_path / "cluster.toml"
     cluster.write_text(CLUSTER)
-    job = slurm.sbatch("plan", out=tmp_path / "out", env={"HPC_ALPA_CLUSTER": str(cluster)})
+    env = {"HPC_ALPA_CLUSTER": str(cluster)}
+    job = slurm.sbatch("plan", "--", *SMALL, out=tmp_path / "plan", env=env)
     assert job.code == 0, job.log
-    assert json.loads((job.out / "plan.json").read_text())
+    plan = job.out / "plan.json"
+    assert json.loads(plan.read_text())
+
+    env["HPC_ALPA_PLAN"] = str(plan)
+    job = slurm.sbatch("train", *SMALL, "--analytic", out=tmp_path / "train", env=env)
+    assert job.code == 0, job.log
+    result = json.loads((job.out / "train.json").read_text())
+    assert result["ranks"] == 4 and len(result["losses"]) == 3
 
 
 def test_plan_needs_a_cluster(slurm: Slurm, tmp_path: Path) -> None:
@@ -90,7 +97,7 @@ def test_train_without_costs_says_what_to_do(slurm: Slurm, tmp_path: Path) -> No
 
 
 def test_scaling_runs_1_2_and_4_ranks(slurm: Slurm, tmp_path: Path) -> None:
-    job = slurm.sbatch("scaling", *SMALL, "--analytic", out=tmp_path, timeout=180)
+    job = slurm.sbatch("scaling", *SMALL, "--analytic", out=tmp_path)
     assert job.code == 0, job.log
     with open(tmp_path / "scaling.csv") as file:
         table = list(csv.DictReader(file))
