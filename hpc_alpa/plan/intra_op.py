@@ -17,7 +17,7 @@ Solved by `plan.solve`; the formulas are in `plan.solve.problem`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -30,7 +30,15 @@ from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.contraction import contraction_dims
 from hpc_alpa.plan.paths import Paths, key, price_on, write
 from hpc_alpa.plan.plan import StagePlan
-from hpc_alpa.plan.solve.problem import MemoryRow, Problem, Reader, Value, Window
+from hpc_alpa.plan.solve.problem import (
+    Assignment,
+    MemoryRow,
+    Problem,
+    Reader,
+    Value,
+    Window,
+    evaluate,
+)
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.plan.updates import Updates, uniform
 from hpc_alpa.sharding import (
@@ -180,6 +188,7 @@ class IntraOp:
     input_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
     equation_strategies: list[tuple[Strategy, ...]] = field(default_factory=list)
     output_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
+    _made: Problem | None = None
 
     def problem(self) -> Problem:
         """Build the program.
@@ -200,11 +209,11 @@ class IntraOp:
         names = [graph.describe(v) for v in graph.inputs]
         names += [f"{e.op.name} {e.output} {e.source}" for e in graph.eqns]
         names += [f"output {k}" for k in range(len(graph.outputs))]
-        draft = Problem(tuple(costs), tuple(values), (), tuple(self._ties()), tuple(names))
-        if self.memory is None:
-            return draft
-        row = self._memory(draft, mesh)
-        return Problem(draft.costs, draft.values, (row,), draft.ties, draft.names)
+        made = Problem(tuple(costs), tuple(values), (), tuple(self._ties()), tuple(names))
+        if self.memory is not None:
+            made = replace(made, rows=(self._memory(made, mesh),))
+        self._made = made
+        return made
 
     def runs(self, phase: str) -> int:
         """How often a phase runs in a step."""
@@ -436,11 +445,43 @@ class IntraOp:
         """The stage's plan from the solver's choices."""
         graph = self.stage.graph
         n_in, n_eq = len(graph.inputs), len(graph.eqns)
-        choice = solution.assignment.choices
+        choice = self._after_the_loop(solution.assignment).choices
         inputs = [self.input_specs[k][choice[k]] for k in range(n_in)]
         chosen = [self.equation_strategies[k][choice[n_in + k]] for k in range(n_eq)]
         outputs = [self.output_specs[k][choice[n_in + n_eq + k]] for k in range(len(graph.outputs))]
         return stage_plan(self.pricing, self.stage, axes, inputs, chosen, outputs, self.rows)
+
+    def _after_the_loop(self, found: Assignment) -> Assignment:
+        """Convert sums of the loop behind it where that costs the same: there they share a bucket.
+
+        With one microbatch the conversion of a gradient costs as much in the backward pass as in the
+        update, but only what is ready together is fused (`lower.bucket`).
+        """
+        problem = self._made
+        assert problem is not None, "decode follows problem()"
+        nodes, n_in = self._nodes(), len(self.input_specs)
+        wanted: dict[int, int] = {}
+        for k, e in enumerate(self.stage.graph.eqns):
+            if e.op.name in ("accumulate", "accumulate_max"):
+                source = nodes[e.inputs[0]]
+                have = self.produced(source)[found.choices[source]]
+                ways = [s.inputs[0] for s in self.equation_strategies[k]]
+                if have in ways and ways.index(have) != found.choices[n_in + k]:
+                    wanted[n_in + k] = ways.index(have)
+        best = evaluate(problem, found)
+        for group in [wanted, *({node: i} for node, i in wanted.items())]:
+            choices = [group.get(node, i) for node, i in enumerate(found.choices)]
+            if choices == list(found.choices):
+                continue
+            tried = replace(found, choices=tuple(choices))
+            value = evaluate(problem, tried)
+            fits = all(
+                n <= max(row.limit, before)
+                for row, n, before in zip(problem.rows, value.memory, best.memory, strict=True)
+            )
+            if fits and value.objective <= best.objective * (1 + 1e-9):
+                found, best = tried, value
+        return found
 
 
 def stage_plan(
