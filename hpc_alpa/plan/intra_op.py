@@ -454,8 +454,8 @@ class IntraOp:
     def _after_the_loop(self, found: Assignment) -> Assignment:
         """Convert sums of the loop behind it where that costs the same: there they share a bucket.
 
-        With one microbatch the conversion of a gradient costs as much in the backward pass as in the
-        update, but only what is ready together is fused (`lower.bucket`).
+        With one microbatch the conversion of a gradient costs as much in the backward pass as in
+        the update, but only what is ready together is fused (`lower.bucket`).
         """
         problem = self._made
         assert problem is not None, "decode follows problem()"
