@@ -133,7 +133,7 @@ def test_mpi(
         ("tp4", 4, 1, "cannot be split"),
         ("dp2", 3, 1, "3"),
         ("dp2", 2, 5, "5"),
-        ("pp64", 64, 1, "layers"),
+        ("pp128", 128, 1, "layers"),
         ("xp2", 2, 1, "xp2"),
     ],
 )
