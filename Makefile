@@ -44,7 +44,7 @@ $(ENV): pyproject.toml constraints.txt .ci/environment
 demo: $(ENV)  ## measure this machine, plan, and train a GPT on real text; results in demo/
 	mkdir -p $(OUT)
 	$(MPIEXEC) -n $(RANKS) $(PY) -m hpc_alpa.profiler --out $(OUT)/costs.h5 \
-	    --seconds $(PROFILE_SECONDS)
+	    --seconds $(PROFILE_SECONDS) --dtype float32
 	$(MPIEXEC) -n $(RANKS) $(PY) examples/train_gpt.py --costs $(OUT)/costs.h5 --out $(OUT) \
 	    --json $(OUT)/train.json $(if $(STEPS),--steps $(STEPS)) $(DEMO_ARGS)
 

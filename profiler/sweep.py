@@ -50,7 +50,9 @@ def sweep(
     keep: Callable[[Sample], None] = lambda sample: None,
     report: Callable[[int, Point], None] = lambda number, point: None,
 ) -> Outcome:
-    """Measure `points` in their order for about `seconds`. Collective over the setting's world.
+    """Measure `points` in their order for about `seconds`, the coarsest ones in any case.
+
+    Collective over the setting's world.
 
     Args:
         known: keys of points that need no measurement. Read on rank 0.
@@ -60,10 +62,16 @@ def sweep(
     world = setting.world
     end = time.monotonic() + seconds
     todo = [i for i, p in enumerate(points) if p.key not in known] if world.rank == 0 else []
+    # A planner needs every operator and collective: the coarsest points are measured in any case.
+    coarsest = min((p.level for p in points), default=0)
     done = 0
     while True:
         number = None
-        if world.rank == 0 and done < len(todo) and time.monotonic() < end:
+        if (
+            world.rank == 0
+            and done < len(todo)
+            and (time.monotonic() < end or points[todo[done]].level == coarsest)
+        ):
             number = todo[done]
             report(number, points[number])
         number = world.broadcast_object(number)  # who waits here sleeps
