@@ -177,10 +177,15 @@ class _Layout:
         self.code.items[self.phase].append(item)
 
     def name(self, v: Var, spec: ShardingSpec, window: str | None = None) -> str:
-        """`v12.S0R`, `@` behind it when every microbatch has its own."""
+        """`v12.S0R`, `v12` where it is 0-d, `@` behind it when every microbatch has its own.
+
+        Args:
+            window: the phase whose copy it is; None names the value as it was made.
+        """
+        name = f"v{v.id}.{spec}" if v.type.shape else f"v{v.id}{str(spec).removeprefix('.')}"
         if window is None:
-            return f"v{v.id}.{spec}" + ("@" if v in self.looped else "")
-        return f"v{v.id}.{spec}{WINDOW[window]}" + ("@" if window in LOOP else "")
+            return name + ("@" if v in self.looped else "")
+        return name + WINDOW[window] + ("@" if window in LOOP else "")
 
     def receive(self, v: Var, transfer: Transfer) -> None:
         self.add(Exchange(transfer, self.name(v, self.home[v]), self.home[v], False))
