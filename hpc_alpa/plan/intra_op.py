@@ -16,7 +16,7 @@ Solved by `plan.solve`; the formulas are in `plan.solve.problem`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
@@ -32,12 +32,14 @@ from hpc_alpa.plan.paths import Paths, key, price_on, write
 from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.plan.solve.problem import (
     Assignment,
+    Evaluation,
     MemoryRow,
     Problem,
     Reader,
     Value,
     Window,
     evaluate,
+    leaders,
 )
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.plan.updates import Updates, uniform
@@ -445,43 +447,91 @@ class IntraOp:
         """The stage's plan from the solver's choices."""
         graph = self.stage.graph
         n_in, n_eq = len(graph.inputs), len(graph.eqns)
-        choice = self._after_the_loop(solution.assignment).choices
+        choice = self._settled(solution.assignment).choices
         inputs = [self.input_specs[k][choice[k]] for k in range(n_in)]
         chosen = [self.equation_strategies[k][choice[n_in + k]] for k in range(n_eq)]
         outputs = [self.output_specs[k][choice[n_in + n_eq + k]] for k in range(len(graph.outputs))]
         return stage_plan(self.pricing, self.stage, axes, inputs, chosen, outputs, self.rows)
 
-    def _after_the_loop(self, found: Assignment) -> Assignment:
-        """Convert sums of the loop behind it where that costs the same: there they share a bucket.
+    def _settled(self, found: Assignment) -> Assignment:
+        """The best of the assignments that cost the same, in what the problem does not price.
 
-        With one microbatch the conversion of a gradient costs as much in the backward pass as in
-        the update, but only what is ready together is fused (`lower.bucket`).
+        Sums of the loop are converted behind it, not in it: there they share a bucket
+        (`lower.bucket`). Inputs lie as split as they are read: a free slice of a whole batch would
+        have every device read all of it.
         """
         problem = self._made
         assert problem is not None, "decode follows problem()"
+        best = evaluate(problem, found)
+        later = self._sums_as_they_are(found.choices)
+        for group in [later, *({node: i} for node, i in later.items())]:
+            found, best = _unless_dearer(problem, found, best, group)
+        for group in self._inputs_as_read(found.choices):
+            found, best = _unless_dearer(problem, found, best, group)
+        return found
+
+    def _sums_as_they_are(self, choices: Sequence[int]) -> dict[int, int]:
+        """Choices under which each accumulator lies as what it sums."""
         nodes, n_in = self._nodes(), len(self.input_specs)
         wanted: dict[int, int] = {}
         for k, e in enumerate(self.stage.graph.eqns):
             if e.op.name in ("accumulate", "accumulate_max"):
                 source = nodes[e.inputs[0]]
-                have = self.produced(source)[found.choices[source]]
+                have = self.produced(source)[choices[source]]
                 ways = [s.inputs[0] for s in self.equation_strategies[k]]
-                if have in ways and ways.index(have) != found.choices[n_in + k]:
+                if have in ways:
                     wanted[n_in + k] = ways.index(have)
-        best = evaluate(problem, found)
-        for group in [wanted, *({node: i} for node, i in wanted.items())]:
-            choices = [group.get(node, i) for node, i in enumerate(found.choices)]
-            if choices == list(found.choices):
-                continue
-            tried = replace(found, choices=tuple(choices))
-            value = evaluate(problem, tried)
-            fits = all(
-                n <= max(row.limit, before)
-                for row, n, before in zip(problem.rows, value.memory, best.memory, strict=True)
-            )
-            if fits and value.objective <= best.objective * (1 + 1e-9):
-                found, best = tried, value
-        return found
+        return wanted
+
+    def _inputs_as_read(self, choices: Sequence[int]) -> Iterator[dict[int, int]]:
+        """For each input that is read in smaller tiles, the choices under which it lies so."""
+        graph, n_in = self.stage.graph, len(self.input_specs)
+        at = {e.output: k for k, e in enumerate(graph.eqns)}
+
+        def needs(v: Var, have: ShardingSpec) -> list[ShardingSpec]:
+            mesh = self.pricing.mesh.shape
+            found = {
+                self.equation_strategies[at[e.output]][choices[n_in + at[e.output]]].inputs[k]
+                for e in graph.readers[v]
+                for k, u in enumerate(e.inputs)
+                if u == v
+            }
+            tiles = {s: num_tiles(s.split_axes, mesh) for s in (*found, have)}
+            return sorted((s for s in found if tiles[s] > tiles[have]), key=lambda s: -tiles[s])
+
+        for node, v in enumerate(graph.inputs):
+            specs = self.input_specs[node]
+            have = specs[choices[node]]
+            for need in needs(v, have):
+                if need in specs:
+                    yield {node: specs.index(need)}
+            for e in graph.readers[v]:
+                k = at[e.output]
+                if e.op.name not in ("enter", "slot"):
+                    continue
+                for need in needs(e.output, self.equation_strategies[k][choices[n_in + k]].output):
+                    for i, s in enumerate(self.equation_strategies[k]):
+                        if s.output == need and s.inputs[0] in specs:
+                            yield {n_in + k: i, node: specs.index(s.inputs[0])}
+
+
+def _unless_dearer(
+    problem: Problem, found: Assignment, best: Evaluation, changes: Mapping[int, int]
+) -> tuple[Assignment, Evaluation]:
+    """The assignment with some nodes' choices changed, where it costs and holds no more."""
+    leader = leaders(problem).tolist()
+    changed = {leader[node]: i for node, i in changes.items()}
+    choices = tuple(changed.get(leader[node], i) for node, i in enumerate(found.choices))
+    if choices == found.choices:
+        return found, best
+    tried = replace(found, choices=choices)
+    value = evaluate(problem, tried)
+    fits = all(
+        n <= max(row.limit, before)
+        for row, n, before in zip(problem.rows, value.memory, best.memory, strict=True)
+    )
+    cheap = value.objective <= best.objective * (1 + 1e-9)
+    return (tried, value) if fits and cheap else (found, best)
 
 
 def stage_plan(
