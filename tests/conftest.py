@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -19,6 +20,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # the Python of an environment that is not activated.
 if Path(sys.executable).with_name("mpiexec").exists():
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+# On a shared machine one example may take long by chance.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 Mpiexec = Callable[..., "subprocess.CompletedProcess[str]"]
 

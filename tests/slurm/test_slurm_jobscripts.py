@@ -122,7 +122,7 @@ def test_unknown_site_is_named(slurm: Slurm, tmp_path: Path) -> None:
     assert "no site 'atlantis'" in job.log and "perlmutter" in job.log
 
 
-def _wait_for(condition, what: str, seconds: float = 60) -> None:  # type: ignore[no-untyped-def]
+def _wait_for(condition, what: str, seconds: float = 240) -> None:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
