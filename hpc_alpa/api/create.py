@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.cost import Work
 from hpc_alpa.ir.evaluate import evaluate
 from hpc_alpa.ir.graph import Graph, Var
 from hpc_alpa.lower import Program
@@ -50,8 +51,8 @@ class Uniform:
 
     name, digest = "uniform", "uniform"
 
-    def compute(self, work: object) -> float:
-        return float(getattr(work, "nbytes", 0.0)) + 1.0
+    def compute(self, work: Work) -> float:
+        return work.nbytes + 1.0
 
     def collective(self, kind: str, nbytes: float, devices: tuple[int, ...]) -> float:
         return 1e3 * nbytes + 1e6

@@ -191,8 +191,8 @@ class Allocate:
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
-    """Start sending a region of a buffer; it may not be written or freed before `Wait`.
+class _Message:
+    """One side of a message.
 
     Attributes:
         region: (start, stop) of each dim of the buffer; () is all of it.
@@ -209,29 +209,21 @@ class Send:
     ticket: str
     nbytes: int
 
+
+@dataclass(frozen=True, slots=True)
+class Send(_Message):
+    """Start sending a region of a buffer; it may not be written or freed before `Wait`."""
+
     def __str__(self) -> str:
-        return (
-            f"send {self.buffer}{_show(self.region)} to {self.peer} "
-            f"channel {self.channel} ticket {self.ticket}"
-        )
+        return f"send {self.buffer}{_show(self.region)} to {self.peer} {_tag(self)}"
 
 
 @dataclass(frozen=True, slots=True)
-class Recv:
-    """Start receiving a region of a buffer; it may not be read before `Wait`. As `Send`."""
-
-    buffer: str
-    region: Region
-    peer: int
-    channel: int
-    ticket: str
-    nbytes: int
+class Recv(_Message):
+    """Start receiving a region of a buffer; it may not be read before `Wait`."""
 
     def __str__(self) -> str:
-        return (
-            f"recv {self.buffer}{_show(self.region)} from {self.peer} "
-            f"channel {self.channel} ticket {self.ticket}"
-        )
+        return f"recv {self.buffer}{_show(self.region)} from {self.peer} {_tag(self)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +332,10 @@ def at(name: str, microbatch: int | None) -> str:
 
 def _ranks(group: tuple[int, ...]) -> str:
     return ",".join(map(str, group))
+
+
+def _tag(i: _Message) -> str:
+    return f"channel {i.channel} ticket {i.ticket}"
 
 
 def _show(region: Region) -> str:
