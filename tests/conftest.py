@@ -12,12 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hypothesis
-import hypothesis
 import pytest
-
-# A test that is slow because the machine is busy is not wrong.
-hypothesis.settings.register_profile("hpc_alpa", deadline=None)
-hypothesis.settings.load_profile("hpc_alpa")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
