@@ -55,12 +55,14 @@ class DeviceArray(NDArrayOperatorsMixin):
 class DeviceModule:
     """NumPy's functions for `DeviceArray`s alone."""
 
+    __file__ = __file__  # tools that walk sys.modules take it for a path
+
     class add:
         at = staticmethod(lambda *a: np.add.at(*map(to_host, a)))
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(np, name)
-        return member if isinstance(member, (type, float)) else _lift(member)
+        return member if isinstance(member, (type, float, str)) else _lift(member)
 
 
 def _wrap(x: Any) -> Any:
