@@ -209,10 +209,12 @@ requeue() {
 
 # Where requeueing is switched off: the same job again, when this one has ended.
 successor() {
-    local limit
+    local limit log
     limit=$(squeue --noheader --jobs="$JOB_ID" --format=%l)
+    log=$(scontrol show job --oneliner "$JOB_ID" | sed -n 's/.* StdOut=\([^ ]*\).*/\1/p')
     HPC_ALPA_RESTARTS=$((${HPC_ALPA_RESTARTS:-0} + 1)) HPC_ALPA_OUT=$OUT sbatch \
         --dependency="afterany:$JOB_ID" --time="$limit" --job-name="$JOB_NAME" \
+        ${log:+--output="$log"} \
         --nodes="$NODES" --ntasks-per-node="$RANKS_PER_NODE" --cpus-per-task="$CPUS_PER_TASK" \
         ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"} "${SITE_SUBMIT[@]}" \
         ${SLURM_JOB_PARTITION:+--partition="$SLURM_JOB_PARTITION"} \

@@ -166,6 +166,8 @@ def test_successor_goes_on(slurm: Slurm, tmp_path: Path) -> None:
     assert _ended(out, 0) == ["SIGTERM"] * 4
     assert _ended(out, 1) == ["done"] * 4
     _wait_for(lambda: not slurm.run("squeue", "--noheader"), "the end of the jobs")
+    # it goes on in the same log
+    assert [path.name for path in out.glob("*.log")] == [f"{job.id}.log"]
 
 
 def test_requeue_goes_on(slurm: Slurm, tmp_path: Path) -> None:
