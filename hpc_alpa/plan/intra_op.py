@@ -238,9 +238,16 @@ class IntraOp:
             # The new value comes in rows of slots, split or not; the old one lies in order.
             found = [s for s in found if not self.rows.split(self._stacked_state[v], s)]
         if not found:
+            slots = self.step.num_microbatches
+            rows_text = (
+                f" (each of {slots} microbatches has {v.type.shape[0] // slots} rows)"
+                if v in self.step.batch
+                else ""
+            )
             raise ShardingError(
                 f"{self.stage.graph.describe(v)} has no spec on mesh {mesh} that the method and "
-                "the pins allow: its dims do not divide, or the pins contradict each other"
+                f"the pins allow: its dims do not divide{rows_text}, or the pins contradict each "
+                "other"
             )
         return tuple(found)
 
