@@ -155,6 +155,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         pytest.skip(f"slurm: no {', '.join(missing)}: apt-get install slurm-wlm munge")
     folder = tmp_path_factory.mktemp("slurm")
     command = [str(HERE / "up.sh"), str(folder), str(_free_ports(3))]
+    down = [str(HERE / "down.sh"), str(folder)]
+    watchdog = subprocess.Popen(
+        [*down, str(os.getpid())], stdin=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         up = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert up.returncode == 0, up.stdout + up.stderr
@@ -175,4 +179,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
             folder,
         )
     finally:
-        subprocess.run([str(HERE / "down.sh"), str(folder)], timeout=60)
+        watchdog.kill()
+        watchdog.wait()
+        subprocess.run(down, timeout=60)

@@ -1,8 +1,10 @@
 #!/bin/bash
-# usage: down.sh FOLDER
+# usage: down.sh FOLDER [PID]
 # End what up.sh started in FOLDER, and nothing else: its jobs, then its daemons by their pid files.
+# With PID only when that process has gone: so that tests which are killed leave nothing behind.
 set -uo pipefail
 folder=$1
+while [ -n "${2:-}" ] && kill -0 "$2" 2>/dev/null; do sleep 1; done
 export SLURM_CONF=$folder/slurm.conf
 pids() { cat "$folder"/spool/*.pid "$folder/slurmctld.pid" "$folder/munge/pid" 2>/dev/null; }
 alive() { for pid in $(pids); do if kill -0 "$pid" 2>/dev/null; then echo "$pid"; fi; done; }
