@@ -43,7 +43,7 @@ class Tables:
     meshes: Sequence[DeviceMesh]
     cost: Cost
     rules: Callable[[tuple[int, ...]], Restrictions]
-    _made: dict[tuple[str, int], Table] = field(default_factory=dict)
+    _made: dict[tuple[str, tuple[int, int], int], Table] = field(default_factory=dict)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -81,10 +81,21 @@ class Tables:
 
     def layer(self, layer: int, mesh: int) -> Table:
         """Seconds of one layer in a step, [class entering, class leaving]."""
-        key = (self.keys[layer], mesh)
+        key = (self.keys[layer], self._ends_at(layer), mesh)
         if key not in self._made:
             self._made[key] = self._layer(layer, mesh)
         return self._made[key]
+
+    def _ends_at(self, layer: int) -> tuple[int, int]:
+        """Which of the values that a layer receives and sends separate it from its neighbours."""
+        stage = self.layers[layer]
+        entering, leaving = self.ends(layer)
+        received = [t.value for t in stage.received]
+        sent = [t.value for t in stage.sent]
+        return (
+            received.index(entering.value) if entering else -1,
+            sent.index(leaving.value) if leaving else -1,
+        )
 
     def _layer(self, layer: int, mesh: int) -> Table:
         stage = self.layers[layer]
