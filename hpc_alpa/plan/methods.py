@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpc_alpa.errors import PlanError
+from hpc_alpa.errors import PlanError, ShardingError
 from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.ops.contraction import split_equation
 from hpc_alpa.plan.intra_op import Restrictions
@@ -113,11 +114,11 @@ def _tensor_parallel(axis: int, size: int, step: StepGraph) -> Restrictions:
             allowed = set(left)
         else:
             return set(left) & set(right) & set(out)
-        along, sizes = places(e), rule_of(e).sizes
+        along = places(e)
         allowed = {f for f in allowed if whole.isdisjoint(along[f])}
         # A vocabulary that does not divide leaves its product whole; heads that do not divide
         # are an error.
-        return allowed if any(sizes[f] % size == 0 for f in allowed) else {IDLE}
+        return allowed if _divides(e, allowed, size) else {IDLE}
 
     def strategy(e: Eqn, s: Strategy) -> bool:
         role = s.roles[axis]
@@ -131,7 +132,23 @@ def _tensor_parallel(axis: int, size: int, step: StepGraph) -> Restrictions:
     def where(v: Var, spec: ShardingSpec) -> bool:
         return all(axis not in axes or (v, d) not in whole for d, axes in enumerate(spec.dims))
 
+    products = [e for e in step.graph.eqns if e.phase == FORWARD and e.op.name == "dot_general"]
+    if products and all(_divides(e, factors(e), size) is None for e in products):
+        e = products[0]
+        sizes = ", ".join(f"{f}={n}" for f, n in rule_of(e).sizes.items())
+        raise ShardingError(
+            f"tensor parallelism over {size} devices has nothing to split: dot_general at "
+            f"{e.source or 'an unknown line'} ({rule_of(e)}, {sizes}), and every other product, "
+            f"cannot be split, as no weight's dim is a multiple of {size}. Choose another number "
+            "of devices, or method='auto'"
+        )
     return Restrictions(strategy, where)
+
+
+def _divides(e: Eqn, factors: Iterable[str], size: int) -> str | None:
+    """A factor of an equation that so many devices can split."""
+    sizes = rule_of(e).sizes
+    return next((f for f in factors if sizes.get(f, 1) % size == 0), None)
 
 
 def _whole_dims(step: StepGraph) -> frozenset[Place]:

@@ -94,6 +94,8 @@ def _pipelines(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[Sl
             log.info("no stage on mesh %s: %s", meshes[m].shape, error)
             continue
         costs.update({(i, j, m, 0): t for (i, j), t in runs.items() if np.isfinite(t).any()})
+    if not costs:
+        return
     room = _room(request, stages, meshes)
     for count in range(2, min(request.num_devices, len(stages)) + 1):
         schedule = SCHEDULES["1f1b"](count, step.num_microbatches)

@@ -65,7 +65,7 @@ def split_batch(
         TracingError: when a batch dim does not divide.
     """
     batch = frozenset(batch)
-    for v in batch:
+    for v in (v for v in graph.inputs if v in batch):
         if not v.type.shape or v.type.shape[0] % num_microbatches:
             raise TracingError(
                 f"batch input {graph.describe(v)} does not divide into {num_microbatches} "
