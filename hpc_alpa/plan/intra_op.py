@@ -8,15 +8,14 @@ Values      conversions from produced to needed specs, cheapest paths, paid once
                                                                         -> _values()
 Ties        a new state leaf lies as the old one; the elementwise equations that update one
             parameter lie alike, with its optimizer state               -> _ties(), plan.updates
-Memory      state, accumulators and copies that live all step, and what forward keeps for
-            backward for the microbatches in flight                     -> _memory()
+Memory      what is held at three points of a step                      -> plan.memory
 
 Solved by `plan.solve`; the formulas are in `plan.solve.problem`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
@@ -28,18 +27,17 @@ from hpc_alpa.errors import ShardingError
 from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.contraction import contraction_dims
+from hpc_alpa.plan.memory import memory_rows
 from hpc_alpa.plan.paths import Paths, key, price_on, write
 from hpc_alpa.plan.plan import StagePlan
+from hpc_alpa.plan.settle import settle
 from hpc_alpa.plan.solve.problem import (
-    Assignment,
-    Evaluation,
     MemoryRow,
     Problem,
     Reader,
     Value,
     Window,
     evaluate,
-    leaders,
 )
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.plan.updates import Updates, uniform
@@ -53,7 +51,7 @@ from hpc_alpa.sharding import (
 from hpc_alpa.sharding.local import local_types
 from hpc_alpa.sharding.phases import Interior, phases, runs_in_phases
 from hpc_alpa.sharding.strategies import IDLE
-from hpc_alpa.step import APPLY, BACKWARD, FINISHED, FORWARD, LOOP, StageGraph, StepGraph
+from hpc_alpa.step import BACKWARD, FORWARD, LOOP, StageGraph, StepGraph
 from hpc_alpa.step.rows import Rows
 
 Allowed = Callable[[Eqn, Strategy], bool]
@@ -198,7 +196,7 @@ class IntraOp:
         Raises:
             ShardingError: an equation has no strategy within the restrictions.
         """
-        graph, mesh = self.stage.graph, self.pricing.mesh.shape
+        graph = self.stage.graph
         self.input_specs = [self.choices_of_input(v) for v in graph.inputs]
         self.equation_strategies = [self.choices_of_equation(e) for e in graph.eqns]
         self.output_specs = [self.choices_of_output(k) for k in range(len(graph.outputs))]
@@ -213,7 +211,7 @@ class IntraOp:
         names += [f"output {k}" for k in range(len(graph.outputs))]
         made = Problem(tuple(costs), tuple(values), (), tuple(self._ties()), tuple(names))
         if self.memory is not None:
-            made = replace(made, rows=(self._memory(made, mesh),))
+            made = replace(made, rows=self._memory(made, self.memory))
         self._made = made
         return made
 
@@ -418,127 +416,33 @@ class IntraOp:
         )
 
     # -------------------------------------------------------------------------------- memory
-    def _memory(self, draft: Problem, mesh: tuple[int, ...]) -> MemoryRow:
-        """Bytes at the end of the last forward pass in flight, when most is held."""
-        graph = self.stage.graph
-        terms: list[np.ndarray] = []
-        nbytes: list[np.ndarray] = []
-        assert self.memory is not None
+    def _memory(self, draft: Problem, limit: float) -> tuple[MemoryRow, ...]:
+        n = len(self.input_specs) + len(self.equation_strategies)
 
-        def hold(node: int, type: TensorType, times: float) -> None:
-            size = type.nbytes
-            local = [size / num_tiles(s.split_axes, mesh) for s in self.produced(node)]
-            terms.append(draft.choice_terms(node))
-            nbytes.append(np.array(local) * times)
+        def specs(node: int) -> tuple[ShardingSpec, ...]:
+            return self.produced(node) if node < n else self.output_specs[node - n]
 
-        kept = _kept_for_backward(self.stage)
-        for node, v in enumerate(graph.inputs):
-            hold(node, v.type, self.in_flight if v in kept else 1)
-        for k, e in enumerate(graph.eqns):
-            node = len(graph.inputs) + k
-            if e.output in kept and not e.op.view:
-                hold(node, e.output.type, self.in_flight)
-            elif e.op.name.startswith("accumulate"):
-                hold(node, e.output.type, 1)
-            elif e.phase == APPLY and e.output in graph.outputs:
-                hold(node, e.output.type, 1)
-        if not terms:
-            none = np.zeros(0, dtype=np.int64)
-            return MemoryRow("memory of a device", self.memory, none, np.zeros(0))
-        return MemoryRow(
-            "memory of a device", self.memory, np.concatenate(terms), np.concatenate(nbytes)
-        )
+        slots, mesh = self.step.num_microbatches, self.pricing.mesh.shape
+        return memory_rows(draft, self.stage, specs, mesh, slots, self.in_flight, limit)
+
+    def held_bytes(self, solution: Solution) -> float:
+        """Bytes that the memory rows count of a solution: the most at once."""
+        assert self._made is not None, "held_bytes follows problem()"
+        return float(evaluate(self._made, solution.assignment).memory.max(initial=0.0))
 
     # ------------------------------------------------------------------------------ decoding
     def decode(self, solution: Solution, axes: tuple[str, ...]) -> StagePlan:
         """The stage's plan from the solver's choices."""
         graph = self.stage.graph
         n_in, n_eq = len(graph.inputs), len(graph.eqns)
-        choice = self._settled(solution.assignment).choices
+        assert self._made is not None, "decode follows problem()"
+        choice = settle(
+            self._made, graph, self.input_specs, self.equation_strategies, solution.assignment
+        ).choices
         inputs = [self.input_specs[k][choice[k]] for k in range(n_in)]
         chosen = [self.equation_strategies[k][choice[n_in + k]] for k in range(n_eq)]
         outputs = [self.output_specs[k][choice[n_in + n_eq + k]] for k in range(len(graph.outputs))]
         return stage_plan(self.pricing, self.stage, axes, inputs, chosen, outputs, self.rows)
-
-    def _settled(self, found: Assignment) -> Assignment:
-        """The best of the assignments that cost the same, in what the problem does not price.
-
-        Sums of the loop are converted behind it, not in it: there they share a bucket
-        (`lower.bucket`). Inputs lie as split as they are read: a free slice of a whole batch would
-        have every device read all of it.
-        """
-        problem = self._made
-        assert problem is not None, "decode follows problem()"
-        best = evaluate(problem, found)
-        later = self._sums_as_they_are(found.choices)
-        for group in [later, *({node: i} for node, i in later.items())]:
-            found, best = _unless_dearer(problem, found, best, group)
-        for group in self._inputs_as_read(found.choices):
-            found, best = _unless_dearer(problem, found, best, group)
-        return found
-
-    def _sums_as_they_are(self, choices: Sequence[int]) -> dict[int, int]:
-        """Choices under which each accumulator lies as what it sums."""
-        nodes, n_in = self._nodes(), len(self.input_specs)
-        wanted: dict[int, int] = {}
-        for k, e in enumerate(self.stage.graph.eqns):
-            if e.op.name in ("accumulate", "accumulate_max"):
-                source = nodes[e.inputs[0]]
-                have = self.produced(source)[choices[source]]
-                ways = [s.inputs[0] for s in self.equation_strategies[k]]
-                if have in ways:
-                    wanted[n_in + k] = ways.index(have)
-        return wanted
-
-    def _inputs_as_read(self, choices: Sequence[int]) -> Iterator[dict[int, int]]:
-        """For each input that is read in smaller tiles, the choices under which it lies so."""
-        graph, n_in = self.stage.graph, len(self.input_specs)
-        at = {e.output: k for k, e in enumerate(graph.eqns)}
-
-        def needs(v: Var, have: ShardingSpec) -> list[ShardingSpec]:
-            mesh = self.pricing.mesh.shape
-            found = {
-                self.equation_strategies[at[e.output]][choices[n_in + at[e.output]]].inputs[k]
-                for e in graph.readers[v]
-                for k, u in enumerate(e.inputs)
-                if u == v
-            }
-            tiles = {s: num_tiles(s.split_axes, mesh) for s in (*found, have)}
-            return sorted((s for s in found if tiles[s] > tiles[have]), key=lambda s: -tiles[s])
-
-        for node, v in enumerate(graph.inputs):
-            specs = self.input_specs[node]
-            have = specs[choices[node]]
-            for need in needs(v, have):
-                if need in specs:
-                    yield {node: specs.index(need)}
-            for e in graph.readers[v]:
-                k = at[e.output]
-                if e.op.name not in ("enter", "slot"):
-                    continue
-                for need in needs(e.output, self.equation_strategies[k][choices[n_in + k]].output):
-                    for i, s in enumerate(self.equation_strategies[k]):
-                        if s.output == need and s.inputs[0] in specs:
-                            yield {n_in + k: i, node: specs.index(s.inputs[0])}
-
-
-def _unless_dearer(
-    problem: Problem, found: Assignment, best: Evaluation, changes: Mapping[int, int]
-) -> tuple[Assignment, Evaluation]:
-    """The assignment with some nodes' choices changed, where it costs and holds no more."""
-    leader = leaders(problem).tolist()
-    changed = {leader[node]: i for node, i in changes.items()}
-    choices = tuple(changed.get(leader[node], i) for node, i in enumerate(found.choices))
-    if choices == found.choices:
-        return found, best
-    tried = replace(found, choices=choices)
-    value = evaluate(problem, tried)
-    fits = all(
-        n <= max(row.limit, before)
-        for row, n, before in zip(problem.rows, value.memory, best.memory, strict=True)
-    )
-    cheap = value.objective <= best.objective * (1 + 1e-9)
-    return (tried, value) if fits and cheap else (found, best)
 
 
 def stage_plan(
@@ -575,21 +479,3 @@ def stage_plan(
         tuple(map(str, outputs)),
         tuple(sorted(conversions.items())),
     )
-
-
-def _kept_for_backward(stage: StageGraph) -> set[Var]:
-    """Values of a microbatch that forward makes and backward reads."""
-    graph = stage.graph
-    forward = {e.output for e in graph.eqns if e.phase == FORWARD}
-    forward |= {t.value for t in stage.received if t.phase == FORWARD}
-    return {
-        v
-        for e in graph.eqns
-        if e.phase == BACKWARD
-        for v in e.inputs
-        if v in forward and not _is_finished(graph.producer.get(v))
-    }
-
-
-def _is_finished(e: Eqn | None) -> bool:
-    return e is not None and e.op.name in FINISHED

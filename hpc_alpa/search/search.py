@@ -182,14 +182,15 @@ def _score(
     allowed = limit
     peak = 0.0
     for _ in range(TRIES):
-        plan, solutions = _plan(request, method, step, candidate, allowed)
+        plan, solutions, counted = _plan(request, method, step, candidate, allowed)
         programs = lower(step, plan)
         result = simulate(programs, request.cost)
         peak = max(result.peak_bytes, default=0)
         if peak <= limit:
             done = replace(plan, predicted=_predicted(result), solver=_solver(solutions))
             return Scored(done, result.step_seconds)
-        allowed *= 0.98 * limit / peak
+        # Had the rows counted all that runs, this plan would not have met them.
+        allowed = min(allowed, counted) * 0.98 * limit / peak
     raise InfeasibleError(
         f"the memory of a device is {limit:.6g} bytes, the smallest plan found for "
         f"{_describe(candidate)} needs {peak:.6g}: {peak - limit:.6g} too many. Give memory of at "
@@ -204,12 +205,14 @@ def _plan(
     step: StepGraph,
     candidate: Candidate,
     memory: float,
-) -> tuple[Plan, list[Solution]]:
+) -> tuple[Plan, list[Solution], float]:
+    """The plan, its stages' solutions, and the bytes that the memory rows count of the largest."""
     manual = Restrictions() if method is None else restrictions(method, step)
     schedule = SCHEDULES[candidate.schedule](len(candidate.meshes), candidate.num_microbatches)
     in_flight = peak_in_flight(schedule)
     stages: list[StagePlan] = []
     solutions: list[Solution] = []
+    counted = 0.0
     for stage, mesh, axes in zip(
         split_stages(step, candidate.cuts), candidate.meshes, candidate.axes, strict=True
     ):
@@ -219,6 +222,7 @@ def _plan(
         )
         solution = solve(program.problem())
         solutions.append(solution)
+        counted = max(counted, program.held_bytes(solution))
         stages.append(program.decode(solution, axes))
     plan = Plan(
         request.method,
@@ -231,7 +235,7 @@ def _plan(
         (request.cost.name, request.cost.digest),
         request.resharding,
     )
-    return plan, solutions
+    return plan, solutions, counted
 
 
 def _predicted(result: Simulation) -> dict[str, Any]:
