@@ -7,7 +7,8 @@ Cost        seconds of the equation on one device, times how often it runs in a 
 Values      conversions from produced to needed specs, cheapest paths, paid once per window
                                                                         -> _values()
 Ties        a new state leaf lies as the old one; the elementwise equations that update one
-            parameter lie alike, with its optimizer state               -> _ties(), plan.updates
+            parameter lie alike, with its optimizer state, and so do equal layers
+                                                -> _ties(), plan.updates, plan.alike
 Memory      what is held at three points of a step                      -> plan.memory
 
 Solved by `plan.solve`; the formulas are in `plan.solve.problem`.
@@ -15,7 +16,7 @@ Solved by `plan.solve`; the formulas are in `plan.solve.problem`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
@@ -27,6 +28,7 @@ from hpc_alpa.errors import ShardingError
 from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.contraction import contraction_dims
+from hpc_alpa.plan.alike import alike
 from hpc_alpa.plan.memory import memory_rows
 from hpc_alpa.plan.paths import Paths, key, price_on, write
 from hpc_alpa.plan.plan import StagePlan
@@ -227,7 +229,12 @@ class IntraOp:
             ShardingError: none is left.
         """
         mesh = self.pricing.mesh.shape
-        found = [s for s in specs_of(v.type, mesh) if self.restrictions.input(v, s)]
+        possible = specs_of(v.type, mesh)
+        if v in self.updates.inputs:
+            # What the equations that read it can make; both orders of two axes are not.
+            update = self.stage.graph.producer[self.updates.inputs[v]]
+            possible = tuple(s.output for s in self.choices_of_equation(update))
+        found = [s for s in possible if self.restrictions.input(v, s)]
         if v in self.step.batch:
             # Every microbatch is split over the devices.
             rows = v.type.shape[0] // self.step.num_microbatches
@@ -353,7 +360,33 @@ class IntraOp:
         for v, leader in self.updates.inputs.items():
             if self.input_specs[nodes[v]] == self.produced(nodes[leader]):
                 ties[nodes[v]] = nodes[leader]
+        for v, w in self._alike():
+            a, b = nodes[v], nodes[w]
+            if ties[a] == a and self._meanings(a) == self._meanings(b):
+                ties[a] = b
         return ties
+
+    def _alike(self) -> Iterator[tuple[Var, Var]]:
+        """Values of equal layers, their parameters, and what updates these."""
+        graph, leader = self.stage.graph, self.updates.leader
+        inputs = set(graph.inputs)
+        renewed = {
+            graph.inputs[at]: w
+            for k, (_, w) in enumerate(self.stage.results)
+            if (at := self._renews(k)) is not None
+        }
+        for v, w in alike(graph):
+            if v in graph.producer and w in graph.producer:
+                yield v, w
+            elif v in inputs and w in inputs:
+                yield v, w
+                new = [leader.get(renewed[p]) for p in (v, w) if p in renewed]
+                if len(new) == 2 and new[0] is not None and new[1] is not None:
+                    yield new[0], new[1]
+
+    def _meanings(self, node: int) -> tuple[ShardingSpec, ...] | tuple[Strategy, ...]:
+        n_in = len(self.input_specs)
+        return self.input_specs[node] if node < n_in else self.equation_strategies[node - n_in]
 
     # -------------------------------------------------------------------------------- values
     def _nodes(self) -> dict[Var, int]:

@@ -1,0 +1,41 @@
+"""Layers that are equal make equal choices: what the user's layer markers say once.
+
+A model of 24 equal layers is as large a choice program as one layer, and plans of real models
+repeat their layers' specs anyway. Only marked layers (`hpc_alpa.layer`) are compared; a model whose
+best plan alternates between layers (column- and row-split products) marks them in pairs, or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hpc_alpa.ir.graph import Eqn, Graph, Var
+
+Pair = tuple[Var, Var]  # a value, and the one of an earlier layer that plays its part
+
+
+def alike(graph: Graph) -> Iterator[Pair]:
+    """Values of marked layers, with those of the first equal layer; layers' inputs too."""
+    layers: dict[int, list[Eqn]] = {}
+    for e in graph.eqns:
+        if e.layer is not None:
+            layers.setdefault(e.layer, []).append(e)
+    first: dict[object, tuple[Var, ...]] = {}
+    for _, eqns in sorted(layers.items()):
+        form, values = _form(eqns)
+        if form in first:
+            yield from ((v, w) for v, w in zip(values, first[form], strict=True) if v != w)
+        else:
+            first[form] = values
+
+
+def _form(eqns: Sequence[Eqn]) -> tuple[object, tuple[Var, ...]]:
+    """What a layer computes, whatever its values are called; and its values in order."""
+    number: dict[Var, int] = {}
+    lines = []
+    for e in eqns:
+        operands = tuple((number.setdefault(v, len(number)), v.type) for v in e.inputs)
+        made = number.setdefault(e.output, len(number)), e.output.type
+        params = tuple((k, x) for k, x in e.params if k != "key")  # of random values
+        lines.append((e.op.name, e.phase, params, operands, made))
+    return tuple(lines), tuple(number)
