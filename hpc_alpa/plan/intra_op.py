@@ -65,10 +65,15 @@ WINDOWS = {FORWARD: Window.FORWARD, BACKWARD: Window.BACKWARD}
 def work_of(e: Eqn, inputs: Sequence[TensorType], output: TensorType) -> Work:
     """What the cost model prices of an equation: operands read, the result written.
 
+    A view, and the sum of one term, which is that term, move no bytes.
+
     Args:
         inputs, output: types of the tiles of one device.
     """
     params = e.params_dict
+    only_term = e.op.name in ("accumulate", "accumulate_max") and params["slots"] == 1
+    if e.op.view or only_term:
+        return Work("enter" if only_term else e.op.name, 0.0, 0.0, output.dtype)
     dims = contraction_dims(tuple(inputs), params) if e.op.name == "dot_general" else ()
     nbytes = sum(t.nbytes for t in inputs) + output.nbytes
     dtype = output.dtype if output.is_floating or not inputs else inputs[0].dtype
