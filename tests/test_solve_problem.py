@@ -40,7 +40,12 @@ def shared(windows: tuple[Window, ...], holdable: bool = False) -> Problem:
         ((Window.FORWARD, Window.FORWARD), False, (0, 1, 0), 3.0),
         ((Window.FORWARD, Window.BACKWARD), False, (0, 1, 1), 6.0),  # once per window
         ((Window.FORWARD, Window.BACKWARD), True, (0, 1, 1), 3.0),  # held
-        ((Window.FORWARD, Window.STEP), True, (0, 1, 1), 6.0),  # held from forward to backward only
+        (
+            (Window.FORWARD, Window.APPLY),
+            True,
+            (0, 1, 1),
+            6.0,
+        ),  # held from forward to backward only
     ],
 )
 def test_a_conversion_is_paid_once_per_window(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.cluster import Cluster, DeviceMesh
 from hpc_alpa.cost import Work
+from hpc_alpa.errors import CostError
 from hpc_alpa.ir.evaluate import evaluate
 from hpc_alpa.ir.graph import Graph, Var
 from hpc_alpa.lower import Program
@@ -47,9 +48,16 @@ class Leaf:
 
 
 class Uniform:
-    """Costs under which work is bytes and moving them is dear: enough to keep a creation local."""
+    """Costs of no machine: work is bytes, and moving them is dear.
 
-    name, digest = "uniform", "uniform"
+    Enough to keep a creation local, and to follow a plan where it runs without costs.
+    """
+
+    name, digest, in_seconds = "uniform", "uniform", False
+
+    @property
+    def cluster(self) -> Cluster:
+        raise CostError("the costs of no machine have no cluster")
 
     def compute(self, work: Work) -> float:
         return work.nbytes + 1.0
@@ -73,7 +81,7 @@ def creation_programs(init: Traced, programs: Sequence[Program], plan: Plan) -> 
     for index, stage in enumerate(plan.stages):
         specs = _specs(programs, stage, len(init.graph.outputs))
         made = _stage_graph(init.graph, index, tuple(specs))
-        pricing = Pricing.on(DeviceMesh(stage.mesh_shape, stage.devices), Uniform())  # type: ignore[arg-type]
+        pricing = Pricing.on(DeviceMesh(stage.mesh_shape, stage.devices), Uniform())
         program = IntraOp(step, made, pricing, output_pins=dict(enumerate(specs.values())))
         solution = solve(program.problem())
         stages.append(made)

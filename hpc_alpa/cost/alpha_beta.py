@@ -44,6 +44,7 @@ class AlphaBetaCost:
     beta: tuple[float, ...]
     tie_breakers: bool = True
     name: str = "alpa"
+    in_seconds: bool = False
 
     def __post_init__(self) -> None:
         axes = self.mesh.num_axes

@@ -51,6 +51,7 @@ class AnalyticCost:
     cluster: Cluster
     launch_seconds: float = LAUNCH_SECONDS
     name: str = "analytic"
+    in_seconds: bool = True
 
     @cached_property
     def digest(self) -> str:

@@ -59,6 +59,7 @@ class DatabaseCost:
     database: Database
     cluster: Cluster
     name: str = "database"
+    in_seconds: bool = True
 
     @cached_property
     def digest(self) -> str:

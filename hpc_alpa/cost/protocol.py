@@ -28,6 +28,14 @@ class Cost(Protocol):
     @property
     def cluster(self) -> Cluster: ...
 
+    @property
+    def in_seconds(self) -> bool:
+        """Whether compute is priced and all numbers are seconds, as whole steps need them.
+
+        Else they are units that only compare conversions, each alone, of one stage.
+        """
+        ...
+
     def compute(self, work: Work) -> float:
         """Seconds of one equation alone on one device; CPU seconds where ranks outnumber cores."""
         ...

@@ -13,10 +13,8 @@ from collections.abc import Sequence
 
 from hpc_alpa.ir.types import numpy_dtype
 from hpc_alpa.lower.spmd import Convert, Exchange, Item, reads, writes
+from hpc_alpa.plan.paths import BUCKET_BYTES, FUSED
 from hpc_alpa.sharding.conversions import FREE
-
-FUSED = ("all_gather", "all_reduce", "reduce_scatter")
-LIMIT = 64 * 2**20  # bytes of one bucket; larger ones gain nothing and hold memory
 
 
 def is_collective(item: Item) -> bool:
@@ -24,7 +22,7 @@ def is_collective(item: Item) -> bool:
     return isinstance(item, Convert) and item.moves[0].kind not in FREE
 
 
-def bucket(items: Sequence[Item], limit: int = LIMIT) -> list[Item]:
+def bucket(items: Sequence[Item], limit: int = BUCKET_BYTES) -> list[Item]:
     """Reorder the items of a phase that runs once, and fuse its collectives.
 
     Args:

@@ -30,7 +30,7 @@ from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.contraction import contraction_dims
 from hpc_alpa.plan.alike import alike
 from hpc_alpa.plan.memory import memory_rows
-from hpc_alpa.plan.paths import Paths, key, price_on, write
+from hpc_alpa.plan.paths import BUCKET_BYTES, Paths, key, price_on, write
 from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.plan.settle import settle
 from hpc_alpa.plan.solve.problem import (
@@ -53,13 +53,19 @@ from hpc_alpa.sharding import (
 from hpc_alpa.sharding.local import local_types
 from hpc_alpa.sharding.phases import Interior, phases, runs_in_phases
 from hpc_alpa.sharding.strategies import IDLE
-from hpc_alpa.step import BACKWARD, FORWARD, LOOP, StageGraph, StepGraph
+from hpc_alpa.step import APPLY, BACKWARD, FORWARD, LOOP, PREPARE, StageGraph, StepGraph
+from hpc_alpa.step.phase import FINISHED
 from hpc_alpa.step.rows import Rows
 
 Allowed = Callable[[Eqn, Strategy], bool]
 AllowedInput = Callable[[Var, ShardingSpec], bool]
 
-WINDOWS = {FORWARD: Window.FORWARD, BACKWARD: Window.BACKWARD}
+WINDOWS = {
+    PREPARE: Window.PREPARE,
+    FORWARD: Window.FORWARD,
+    BACKWARD: Window.BACKWARD,
+    APPLY: Window.APPLY,
+}
 
 
 def work_of(e: Eqn, inputs: Sequence[TensorType], output: TensorType) -> Work:
@@ -413,7 +419,7 @@ class IntraOp:
         n_in, n_eq = len(graph.inputs), len(graph.eqns)
         readers: dict[Var, list[tuple[int, tuple[ShardingSpec, ...], Window]]] = {}
         for k, e in enumerate(graph.eqns):
-            window = WINDOWS.get(e.phase, Window.STEP)
+            window = WINDOWS[e.phase]
             for at, v in enumerate(e.inputs):
                 needs = tuple(s.inputs[at] for s in self.equation_strategies[k])
                 readers.setdefault(v, []).append((n_in + k, needs, window))
@@ -421,8 +427,7 @@ class IntraOp:
             node = n_in + n_eq + k
             made = graph.producer.get(v)
             inside = made is not None and k >= len(self.stage.results)
-            phase = made.phase if made is not None and inside else ""
-            window = WINDOWS.get(phase, Window.STEP)
+            window = WINDOWS[made.phase] if made is not None and inside else Window.APPLY
             readers.setdefault(v, []).append((node, self.output_specs[k], window))
         return [self._value(v, nodes[v], found) for v, found in readers.items()]
 
@@ -434,12 +439,11 @@ class IntraOp:
     ) -> Value:
         sources = tuple(dict.fromkeys(self.produced(node)))
         targets = tuple(dict.fromkeys(s for _, needs, _ in readers for s in needs))
-        looped = any(w != Window.STEP for _, _, w in readers)
-        times = self.step.num_microbatches if looped else 1
-        paths = self.pricing.paths
-        conversion = np.array(
-            [[times * paths.cost(v.type, p, t) for t in targets] for p in sources]
-        )
+        if any(w in (Window.FORWARD, Window.BACKWARD) for _, _, w in readers):
+            times, shared = self.step.num_microbatches, 0
+        else:
+            times, shared = 1, self.bucket_bytes
+        conversion = times * self.pricing.paths.matrix(v.type, sources, targets, shared)
         if self.rows.dims[v]:
             ways = [[self.rows.converts(v, p, t) for t in targets] for p in sources]
             conversion[~np.array(ways)] = np.inf
@@ -452,6 +456,14 @@ class IntraOp:
             conversion,
             name=self.stage.graph.describe(v),
         )
+
+    @cached_property
+    def bucket_bytes(self) -> int:
+        """Bytes that travel together where gradients are reduced, or parameters gathered."""
+        if not self.pricing.cost.in_seconds:
+            return 0
+        sums = [e.output for e in self.stage.graph.eqns if e.op.name in FINISHED]
+        return min(BUCKET_BYTES, sum(v.type.nbytes for v in sums))
 
     # -------------------------------------------------------------------------------- memory
     def _memory(self, draft: Problem, limit: float) -> tuple[MemoryRow, ...]:

@@ -154,8 +154,8 @@ def _divides(e: Eqn, factors: Iterable[str], size: int) -> str | None:
 def _whole_dims(step: StepGraph) -> frozenset[Place]:
     """Dims that Megatron never splits (Shoeybi et al. 2019, Sec. 3).
 
-    Those of the batch's rows and positions, and the width of the activations between its blocks,
-    which a layer norm normalises.
+    Those of the batch's rows and of the positions of its tokens, and the width of the activations
+    between its blocks, which a layer norm normalises.
     """
     along: Groups[Place] = Groups()
     inside = [e for e in step.graph.eqns if e.phase in LOOP or e.op.name == "enter"]
@@ -163,7 +163,8 @@ def _whole_dims(step: StepGraph) -> frozenset[Place]:
         for same in places(e).values():
             for place in same:
                 along.join(place, same[0])
-    kept = {along.find((v, d)) for v in step.batch for d in range(v.type.ndim)}
+    positions = {v: 1 if v.type.is_floating else v.type.ndim for v in step.batch}
+    kept = {along.find((v, d)) for v, n in positions.items() for d in range(n)}
     norms = [e.output for e in inside if e.op.name == "layer_norm"]
     kept |= {along.find((v, v.type.ndim - 1)) for v in norms}
     return frozenset(place for place in along.members() if along.find(place) in kept)

@@ -6,7 +6,7 @@ runs is what was priced, whatever costs are at hand when it runs.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from hpc_alpa.ir.types import TensorType, numpy_dtype
 from hpc_alpa.sharding import Conversions, Move, ShardingSpec, moves
 from hpc_alpa.sharding.conversions import FREE, Distances, Price, trace_back
 
+BUCKET_BYTES = 64 * 2**20  # of one bucket; larger ones gain nothing and hold memory
+FUSED = ("all_gather", "all_reduce", "reduce_scatter")  # what shares buckets, once a step
 FEWER = 1e-7  # seconds: of two plans of one price the one with fewer collectives
 
 
@@ -76,13 +78,34 @@ class Paths:
         type: TensorType,
         sources: tuple[ShardingSpec, ...],
         targets: tuple[ShardingSpec, ...],
+        bucket: int = 0,
     ) -> NDArray[np.float64]:
-        """Seconds from each source to each target."""
-        at = (type, sources, targets)
+        """Seconds from each source to each target.
+
+        Args:
+            bucket: bytes of all values that are converted with this one in one message, whose
+                latency they share; 0 where it is converted alone.
+        """
+        at = (type, sources, targets, bucket)
         if at not in self._matrices:
-            rows = [[self.cost(type, p, t) for t in targets] for p in sources]
+            cost = partial(self._in_bucket, bucket) if bucket else self.cost
+            rows = [[cost(type, p, t) for t in targets] for p in sources]
             self._matrices[at] = np.array(rows)
         return self._matrices[at]
+
+    def _in_bucket(
+        self, bucket: int, type: TensorType, source: ShardingSpec, target: ShardingSpec
+    ) -> float:
+        """Seconds of the cheapest path, each move its share of a bucket of so many bytes."""
+        found = self._of(type, source)
+        if target not in found:
+            return float("inf")
+        share = min(1.0, type.nbytes / bucket)
+        total = 0.0
+        for move in trace_back(found, target):
+            part = share if move.kind in FUSED else 1.0
+            total += part * self.price(move, move.nbytes(type.nbytes / part, self.mesh))
+        return total
 
     def path(
         self, type: TensorType, source: ShardingSpec, target: ShardingSpec

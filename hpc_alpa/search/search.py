@@ -8,6 +8,7 @@ score         [Plan] -> seconds and bytes        the simulator runs the plan's o
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import HpcAlpaError, InfeasibleError, PlanError
 from hpc_alpa.lower import lower
 from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions
-from hpc_alpa.plan.methods import Method, parse_method, restrictions
+from hpc_alpa.plan.methods import Method, parse_method, restrictions, split_products
 from hpc_alpa.plan.plan import Plan, StagePlan
 from hpc_alpa.plan.solve.highs import solve
 from hpc_alpa.plan.solve.solution import Solution
@@ -138,6 +139,8 @@ def _microbatches(request: Request, method: Method | None) -> list[int]:
         """The largest number of microbatches that the batch divides into, up to `most`."""
         return max(b for b in range(1, most + 1) if rows % b == 0)
 
+    if not request.cost.in_seconds:
+        return [1]
     if method is not None:
         # Enough microbatches to fill the pipeline, where the batch allows it.
         return [divisor(1 if method.stages == 1 else 4 * method.stages)]
@@ -180,22 +183,28 @@ def _score(
     """Plan the stages; when the simulator finds more bytes than fit, plan them tighter."""
     limit = request.memory_limit
     allowed = limit
-    peak = 0.0
+    least = math.inf
     for _ in range(TRIES):
-        plan, solutions, counted = _plan(request, method, step, candidate, allowed)
+        try:
+            plan, solutions, counted = _plan(request, method, step, candidate, allowed)
+        except InfeasibleError:
+            if math.isinf(least):
+                raise
+            break  # tighter than this it cannot be planned
         programs = lower(step, plan)
         result = simulate(programs, request.cost)
         peak = max(result.peak_bytes, default=0)
+        least = min(least, peak)
         if peak <= limit:
             done = replace(plan, predicted=_predicted(result), solver=_solver(solutions))
             return Scored(done, result.step_seconds)
         # Had the rows counted all that runs, this plan would not have met them.
         allowed = min(allowed, counted) * 0.98 * limit / peak
     raise InfeasibleError(
-        f"the memory of a device is {limit:.6g} bytes, the smallest plan found for "
-        f"{_describe(candidate)} needs {peak:.6g}: {peak - limit:.6g} too many. Give memory of at "
-        "least that, use more devices, or a smaller batch",
-        missing=peak - limit,
+        f"the memory of a device is {limit:,.0f} bytes, the nearest fit found for "
+        f"{_describe(candidate)} needs {least:,.0f} bytes, {least - limit:,.0f} bytes too many. "
+        "Give memory of at least that, use more devices, or a smaller batch",
+        missing=least - limit,
     )
 
 
@@ -217,6 +226,8 @@ def _plan(
         split_stages(step, candidate.cuts), candidate.meshes, candidate.axes, strict=True
     ):
         rules = manual & pinned(request.graph, request.pins, mesh.shape)
+        if method is None and not request.cost.in_seconds:
+            rules = rules & split_products(mesh.shape)
         program = IntraOp(
             step, stage, Pricing.on(mesh, request.cost), rules, in_flight[stage.index], memory
         )

@@ -47,11 +47,12 @@ def slice_stages(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[
         rules: mesh shape -> what the user's pins leave to choose from.
     """
     devices = tuple(range(request.num_devices))
+    # Costs that are no seconds speak of one stage alone.
     alone = step.num_microbatches == 1 or request.num_microbatches is not None
     if alone or request.memory is not None:
         for shape in _shapes(request, request.num_devices):
             yield Slices((), (DeviceMesh(shape, devices),), (AXES[: len(shape)],))
-    if request.num_devices > 1 and step.num_microbatches > 1:
+    if request.num_devices > 1 and step.num_microbatches > 1 and request.cost.in_seconds:
         yield from _pipelines(request, step, rules)
 
 

@@ -37,7 +37,7 @@ class Move:
     source: ShardingSpec
     target: ShardingSpec
 
-    def nbytes(self, nbytes: int, mesh: MeshShape) -> float:
+    def nbytes(self, nbytes: float, mesh: MeshShape) -> float:
         """Bytes of the whole tensor of the collective (the cost model's argument)."""
         split = num_tiles(self.source.split_axes, mesh)
         n = num_tiles(self.axes, mesh)

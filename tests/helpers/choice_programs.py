@@ -34,7 +34,7 @@ def random_problem(
         for _ in range(int(rng.integers(1, most_readers + 1))):
             node = int(rng.integers(producer + 1, num_nodes))
             needed = rng.integers(0, wanted, sizes[node])
-            readers.append(Reader(node, needed, Window(int(rng.integers(0, 3)))))
+            readers.append(Reader(node, needed, Window(int(rng.integers(0, len(Window))))))
         produced = rng.integers(0, made, sizes[producer])
         holdable = bool(rng.random() < 0.6)
         values.append(Value(producer, produced, tuple(readers), conversion, holdable))

@@ -8,6 +8,7 @@ from hpc_alpa.plan.solve.problem import (
     Assignment,
     FloatArray,
     Problem,
+    Window,
     complete,
 )
 
@@ -46,7 +47,7 @@ def _cheapest(
     for k in values:
         value = problem.values[k]
         p = value.produced if value.producer == node else value.produced[x[value.producer]]
-        needed = np.zeros((len(cost), 3, value.conversion.shape[1]), np.bool_)
+        needed = np.zeros((len(cost), len(Window), value.conversion.shape[1]), np.bool_)
         for reader in value.readers:
             t = reader.needed if reader.node == node else reader.needed[x[reader.node]]
             needed[everyone, reader.window, t] = True

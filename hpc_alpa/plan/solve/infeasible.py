@@ -74,7 +74,9 @@ def _explain_memory(problem: Problem, model: Model) -> InfeasibleError | None:
     return InfeasibleError(
         f"memory limit {row.name!r} of {_bytes(row.limit)} cannot be met: {why}.\n"
         f"  nearest fit: {listed}\n"
-        f"  Raise the limit to {_bytes(nearest[worst])}, use more devices, or smaller microbatches."
+        f"  Raise the limit to {_bytes(nearest[worst])}, use more devices, or smaller "
+        "microbatches.",
+        missing=float(nearest[worst] - row.limit),
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from hpc_alpa.plan.solve.problem import FloatArray, IntArray, Problem, Window, ragged
+from hpc_alpa.plan.solve.problem import LOOP, FloatArray, IntArray, Problem, Window, ragged
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +184,7 @@ def _held(problem: Problem, builder: _Builder, column_of_term: IntArray) -> IntA
     """Columns h below both copies. Returns their terms."""
     first, num_cells = problem.choice_offset[-1], problem.cell_offset[-1]
     forward, backward = (
-        column_of_term[first + window * num_cells :][:num_cells]
-        for window in (Window.FORWARD, Window.BACKWARD)
+        column_of_term[first + window * num_cells :][:num_cells] for window in LOOP
     )
     held = first + len(Window) * num_cells + np.arange(num_cells)
     holdable = np.repeat(

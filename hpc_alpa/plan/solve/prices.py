@@ -21,6 +21,7 @@ from hpc_alpa.plan.solve import eliminate
 from hpc_alpa.plan.solve.contract import WidthError
 from hpc_alpa.plan.solve.descend import descend
 from hpc_alpa.plan.solve.problem import (
+    LOOP,
     Assignment,
     Evaluation,
     FloatArray,
@@ -65,12 +66,12 @@ def priced(problem: Problem, prices: FloatArray) -> Problem:
         if value.holdable:
             finite = np.isfinite(value.conversion)
             saved[finite] = np.maximum(0.0, value.conversion[finite] - held[finite])
-            pair = [r for r in value.readers if r.window != Window.STEP]
+            pair = [r for r in value.readers if r.window in LOOP]
             together = tuple(replace(r, window=Window.FORWARD) for r in pair)
             values.append(replace(value, readers=together, conversion=saved, holdable=False))
         for window, copy in copies.items():
             readers = tuple(r for r in value.readers if r.window == window)
-            alone = value.conversion + copy - (saved if window != Window.STEP else 0.0)
+            alone = value.conversion + copy - (saved if window in LOOP else 0.0)
             values.append(replace(value, readers=readers, conversion=alone, holdable=False))
     return Problem(costs, tuple(v for v in values if v.readers), names=problem.names)
 

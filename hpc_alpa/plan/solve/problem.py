@@ -38,7 +38,11 @@ class Window(IntEnum):
 
     FORWARD = 0
     BACKWARD = 1
-    STEP = 2
+    PREPARE = 2  # once a step, before the loop over microbatches
+    APPLY = 3  # once a step, behind it
+
+
+LOOP = (Window.FORWARD, Window.BACKWARD)
 
 
 @dataclass(frozen=True, eq=False)
