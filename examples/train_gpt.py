@@ -26,6 +26,7 @@ import text
 
 import hpc_alpa
 from hpc_alpa.api.machine import find_cluster
+from hpc_alpa.api.start import BACKENDS
 from hpc_alpa.cluster import Cluster, detect
 from hpc_alpa.cost import machine_facts
 from hpc_alpa.errors import CostError, HpcAlpaError, ProgramError
@@ -73,7 +74,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     plan.add_argument("--memory", type=float, metavar="BYTES", help="of one device")
     plan.add_argument("--plan", metavar="JSON", help="run this plan instead of searching")
     run = p.add_argument_group("run")
-    run.add_argument("--backend", default="auto", choices=("auto", "cuda", "host", "local"))
+    run.add_argument("--backend", default="auto", choices=BACKENDS)
     run.add_argument("--out", metavar="DIR", type=Path, default=Path("out"))
     run.add_argument("--json", metavar="FILE", type=Path, help="results, in one object")
     run.add_argument("--profile-runtime", action="store_true", help="where the runtime's time goes")

@@ -60,6 +60,28 @@ def test_a_device_that_is_not_visible(monkeypatch: pytest.MonkeyPatch) -> None:
         CudaArrays(2)
 
 
+@pytest.mark.parametrize(
+    ("visible", "local_rank", "local_size", "device"),
+    [(1, 3, 4, 0), (4, 3, 4, 3), (8, 1, 2, 1), (1, 0, 1, 0)],
+)
+def test_the_device_of_a_rank(
+    monkeypatch: pytest.MonkeyPatch, visible: int, local_rank: int, local_size: int, device: int
+) -> None:
+    """Slurm shows each rank its own GPU, a plain mpirun shows all of the host's."""
+    used: list[int] = []
+    module = with_devices(visible)
+    module.cuda.Device = lambda i: SimpleNamespace(use=lambda: used.append(i))
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    CudaArrays.of_rank(local_rank, local_size)
+    assert used == [device]
+
+
+def test_more_ranks_than_gpus_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", with_devices(2))
+    with pytest.raises(DeviceError, match=r"4 ranks on a host .* sees 2 GPUs"):
+        CudaArrays.of_rank(0, 4)
+
+
 def test_real_cupy_without_a_gpu() -> None:
     cupy = pytest.importorskip("cupy")
     if cupy.cuda.is_available():

@@ -191,11 +191,12 @@ def require_fit(
         )  # fmt: skip
 
 
-def compile_step(step: Step, plan: Plan, init: Traced | None) -> Compiled:
+def compile_step(step: Step, plan: Plan, init: Traced | None, in_order: bool = False) -> Compiled:
     """Lower and check the programs of all ranks, and those that create the state.
 
     Args:
         init: the traced `init(seed)` of a state that is to be made, else None.
+        in_order: messages will match in order over all channels, as NCCL does it.
 
     Raises:
         PlanError: the plan was made for another graph.
@@ -203,12 +204,12 @@ def compile_step(step: Step, plan: Plan, init: Traced | None) -> Compiled:
     batch = frozenset(step.graph.inputs[k] for k in step.batch_positions)
     divided: StepGraph = split_batch(step.graph, batch, plan.num_microbatches, step.renewed)
     programs = lower(divided, plan)
-    check(programs)
+    check(programs, in_order=in_order)
     names = names_of(divided, plan.cuts, step.num_state_leaves)
     creation: tuple[Program, ...] = ()
     if init is not None:
         creation = creation_programs(init, programs, plan)
-        check(creation)
+        check(creation, in_order=in_order)
     traced = step.traced
     return Compiled(
         described(plan, programs, names),

@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from hpc_alpa.cluster import PRESETS, Cluster
-from hpc_alpa.cost import AnalyticCost, Cost, DatabaseCost, default_path, load, measured_cluster
+from hpc_alpa.cost import (
+    AlphaBetaCost,
+    AnalyticCost,
+    Cost,
+    DatabaseCost,
+    default_path,
+    load,
+    measured_cluster,
+)
 from hpc_alpa.errors import CostError
 
-ANALYTIC = "analytic"
+ALPA, ANALYTIC = "alpa", "analytic"
 
 
 def find_cluster(given: Cluster | str | Path | None, size: int | None) -> Cluster | None:
@@ -24,7 +32,7 @@ def find_cluster(given: Cluster | str | Path | None, size: int | None) -> Cluste
 
 
 def find_costs(given: Any, cluster: Cluster | None, hosts: Sequence[tuple[int, ...]]) -> Cost:
-    """A cost model from a value, a database's path or "analytic".
+    """A cost model from a value, a database's path, "analytic" or "alpa".
 
     Args:
         hosts: the ranks of each host, for the cluster of a measured machine.
@@ -41,6 +49,8 @@ def find_costs(given: Any, cluster: Cluster | None, hosts: Sequence[tuple[int, .
                 "(a TOML file, or a preset such as laptop)"
             )
         return AnalyticCost(cluster)
+    if given == ALPA:
+        return _alpa(cluster, hosts)
     size = sum(map(len, hosts))
     path = Path(given) if given is not None else default_path()
     if given is None and not path.exists():
@@ -54,3 +64,10 @@ def find_costs(given: Any, cluster: Cluster | None, hosts: Sequence[tuple[int, .
         database,
         cluster if cluster is not None else measured_cluster(database, [len(h) for h in hosts]),
     )
+
+
+def _alpa(cluster: Cluster | None, hosts: Sequence[tuple[int, ...]]) -> AlphaBetaCost:
+    """Alpa's costs with alpha and beta 1 on every axis: hosts first, where there are several."""
+    sizes = [h.devices for h in cluster.hosts] if cluster is not None else [len(h) for h in hosts]
+    alike = len(set(sizes)) == 1 and len(sizes) > 1
+    return AlphaBetaCost.alpa((len(sizes), sizes[0]) if alike else (sum(sizes),))

@@ -19,7 +19,7 @@ from hpc_alpa.api.compile import (
     require_fit,
     trace_step,
 )
-from hpc_alpa.api.create import Creation, Leaf
+from hpc_alpa.api.create import Creation, Leaf, Uniform
 from hpc_alpa.api.machine import find_cluster, find_costs
 from hpc_alpa.api.start import start
 from hpc_alpa.arrays import Arrays
@@ -60,10 +60,11 @@ class ParallelStep:
         plan: Plan | str | Path | None,
         backend: str,
         follow: ParallelStep | None,
+        deterministic: bool,
     ) -> None:
         self.function, self.options, self.follow = function, options, follow
         self._cluster, self._costs, self._given = cluster, costs, plan
-        self._backend = backend
+        self._backend, self._deterministic = backend, deterministic
         self._started: tuple[Runner, Arrays] | None = None
         self._compiled: dict[object, tuple[Compiled, Engine]] = {}
         self._last: tuple[Compiled, Engine] | None = None
@@ -180,7 +181,9 @@ class ParallelStep:
         if self._started is None:
             followed = self.follow
             self._started = (
-                start(self._backend, self._cluster) if followed is None else followed._start()
+                start(self._backend, self._cluster, self._deterministic)
+                if followed is None
+                else followed._start()
             )
         return self._started
 
@@ -232,7 +235,8 @@ class ParallelStep:
         def work() -> Compiled:
             step = traced()
             plan = self._plan(step)
-            return compile_step(step, plan, creation.traced if creation else None)
+            init = creation.traced if creation else None
+            return compile_step(step, plan, init, in_order=self.arrays.name == "cuda")
 
         compiled = runner.first(work)
         engine = Engine(
@@ -278,9 +282,15 @@ class ParallelStep:
                     if p.position < compiled.num_state_leaves
                 }
             )
-        cluster = find_cluster(self.follow._cluster, self.runner.size)
-        cost = find_costs(self.follow._costs, cluster, self.runner.hosts)
-        return follow_plan(divided, base, held, cost)
+        return follow_plan(divided, base, held, self.follow._costs_to_follow())
+
+    def _costs_to_follow(self) -> Cost:
+        """The costs of this step; a plan that was given without runs without, so bytes must do."""
+        if self._given is not None and self._costs is None:
+            return Uniform()
+        return find_costs(
+            self._costs, find_cluster(self._cluster, self.runner.size), self.runner.hosts
+        )
 
     def _create(self, creation: Creation, compiled: Compiled, leaves: tuple[Any, ...]) -> None:
         """Run the creation and hand its tiles to the state's leaves."""
@@ -330,6 +340,7 @@ def parallelize(
     follow: ParallelStep | None = None,
     backend: str | None = None,
     allow_float64: bool = False,
+    deterministic: bool = False,
     resharding: str = "send_recv",
 ) -> ParallelStep:
     """Plan a train step over all ranks of the job, and run it there.
@@ -341,14 +352,18 @@ def parallelize(
         num_microbatches: None searches.
         schedule: None or `auto` chooses; else a name in `hpc_alpa.schedule.SCHEDULES`.
         cluster: a `Cluster`, a TOML file or a preset; None describes the machine that runs.
-        costs: a cost model, an HDF5 database of `hpc_alpa.profiler`, or "analytic"; None takes the
-            database at `$HPC_ALPA_DB` or of this machine.
+        costs: a cost model, an HDF5 database of `hpc_alpa.profiler`, "analytic" (seconds from
+            `cluster`) or "alpa" (Alpa's units, for one stage); None takes the database at
+            `$HPC_ALPA_DB` or of this machine.
         memory: bytes of one device; None takes the cluster's.
         plan: a plan, or its file, instead of a search.
         pins: {input's name: spec, or {dim: mesh axis}}; the rest is searched.
         follow: run on the placement of that step's state (an evaluation step).
-        backend: `host`, `cuda`, or `local` (a cluster's devices as threads of this process); None
-            or `auto` takes `$HPC_ALPA_BACKEND`, else `host`.
+        backend: `host`, `cuda`, `local` (a cluster's devices as threads of this process), or
+            `null` (moves nothing: the time of a step without communication; its numbers mean
+            nothing); None or `auto` takes `$HPC_ALPA_BACKEND`, else `host`.
+        deterministic: reductions combine in the order of the ranks, so two runs on processors of
+            one model are equal bit for bit, wherever the ranks run.
         resharding: `send_recv` or `broadcast`, for values that cross stages.
 
     Returns:
@@ -358,7 +373,9 @@ def parallelize(
         method, num_microbatches, schedule or "auto", memory, dict(pins or {}), resharding,
         allow_float64,
     )  # fmt: skip
-    return ParallelStep(train_step, options, cluster, costs, plan, backend or "auto", follow)
+    return ParallelStep(
+        train_step, options, cluster, costs, plan, backend or "auto", follow, deterministic
+    )
 
 
 def fetch(tree: Any) -> Any:

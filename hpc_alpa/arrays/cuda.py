@@ -58,6 +58,22 @@ class CudaArrays:
         self._device = self._cupy.cuda.Device(device)
         self._device.use()
 
+    @classmethod
+    def of_rank(cls, local_rank: int, local_size: int) -> CudaArrays:
+        """The GPU of one of a host's ranks: the only one that it sees, or the one of its number.
+
+        Raises:
+            DeviceError: as the class; or it sees several GPUs, but fewer than the host has ranks.
+        """
+        count = _count_devices(_import_cupy())
+        if 1 < count < local_size:
+            raise DeviceError(
+                f"backend cuda: {local_size} ranks on a host where this process sees {count} GPUs;"
+                " NCCL wants one for each.\n  Start one rank per GPU (srun --ntasks-per-node, or"
+                " mpirun's ppr)."
+            )
+        return cls(local_rank if count > 1 else 0)
+
     @property
     def xp(self) -> ModuleType:
         return self._cupy  # type: ignore[no-any-return]

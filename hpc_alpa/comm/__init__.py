@@ -48,7 +48,7 @@ def _nccl(control: Communicator) -> Communicator:
 def _null(control: Communicator) -> Communicator:
     from hpc_alpa.comm.null import NullCommunicator
 
-    return NullCommunicator(control.rank, control.size)
+    return NullCommunicator(control.rank, control.size, control=control)
 
 
 # name -> factory(control) -> the communicator that moves arrays between the ranks of `control`,

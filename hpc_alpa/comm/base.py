@@ -58,6 +58,9 @@ class BaseCommunicator(ABC):
             self._groups[ranks] = made
         return made
 
+    def ordered(self: C) -> C:
+        return self
+
     def all_reduce(self, x: Array, op: str = "sum") -> None:
         row = check_array("all_reduce", "x", x, written=True)
         check_reduction("all_reduce", op, x)

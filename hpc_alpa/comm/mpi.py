@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +33,7 @@ class _Job:
     hosts: HostMap
     asleep: bool  # the same on all ranks: a collective goes one way for all of them
     max_channel: int
+    ordered: bool = False  # reductions go rank by rank, never by the library's algorithms
 
 
 def world() -> MpiCommunicator:
@@ -101,6 +102,9 @@ class MpiCommunicator(BaseCommunicator):
         made.Set_name(name or f"ranks {ranks}"[: MPI.MAX_OBJECT_NAME - 1])
         return MpiCommunicator(self._job, made, ranks)
 
+    def ordered(self) -> MpiCommunicator:
+        return MpiCommunicator(replace(self._job, ordered=True), self._comm, self._ranks)
+
     # Arrays
 
     def _all_reduce(self, x: Array, op: str, row: Dtype) -> None:
@@ -126,7 +130,7 @@ class MpiCommunicator(BaseCommunicator):
 
     def _reducing_way(self, row: Dtype) -> ModuleType:
         # MPI has no 16-bit floats: these go the way that combines in NumPy, in float32.
-        return direct if row.wide else self._way
+        return direct if row.wide or self._job.ordered else self._way
 
     def _send(self, x: Array, dest: int, channel: int, row: Dtype) -> MpiRequest:
         what = f"send of {x.dtype}{list(x.shape)} to rank {self._ranks[dest]}, channel {channel}"

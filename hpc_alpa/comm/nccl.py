@@ -103,6 +103,12 @@ class NcclCommunicator(BaseCommunicator):
         """Free NCCL's resources of this group. Collective; the communicator is of no use after."""
         self._comm.destroy()
 
+    def ordered(self) -> NcclCommunicator:
+        raise CommError(
+            "NCCL chooses the order in which it combines terms: deterministic=True runs on the "
+            "backends host and local"
+        )
+
     def _group(self, ranks: tuple[int, ...], name: str) -> NcclCommunicator:
         # Not commSplit, which all ranks of the parent would have to call.
         control = self._control.group(ranks, name)

@@ -8,7 +8,7 @@ from typing import Any
 from hpc_alpa.comm.base import BaseCommunicator
 from hpc_alpa.comm.checks import check_index
 from hpc_alpa.comm.dtypes import Dtype
-from hpc_alpa.comm.protocol import Array
+from hpc_alpa.comm.protocol import Array, Communicator
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,28 @@ class NullCommunicator(BaseCommunicator):
 
     Arguments are checked as on a real backend; arrays stay as they are. `calls` holds the calls on
     this communicator and on all groups made from it, in order.
+
+    Args:
+        control: moves objects between the ranks, where there are others; without it each rank
+            believes that all gave what it gave.
     """
 
-    def __init__(self, rank: int, size: int, *, ranks: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        *,
+        ranks: tuple[int, ...] | None = None,
+        control: Communicator | None = None,
+    ) -> None:
         check_index("NullCommunicator", "rank", rank, size)
         super().__init__(tuple(range(size)) if ranks is None else ranks, rank, size)
+        self._control = control
         self.calls: list[Call] = []
 
     def _group(self, ranks: tuple[int, ...], name: str) -> NullCommunicator:
-        made = NullCommunicator(self._me, self._world_size, ranks=ranks)
+        control = None if self._control is None else self._control.group(ranks, name)
+        made = NullCommunicator(self._me, self._world_size, ranks=ranks, control=control)
         made.calls = self.calls
         return made
 
@@ -82,14 +95,18 @@ class NullCommunicator(BaseCommunicator):
 
     def _broadcast_object(self, obj: Any, root: int) -> Any:
         self.calls.append(Call("broadcast_object", self._ranks, peer=root))
-        return obj
+        return obj if self._control is None else self._control.broadcast_object(obj, root)
 
     def _gather_objects(self, obj: Any, root: int) -> list[Any] | None:
         self.calls.append(Call("gather_objects", self._ranks, peer=root))
+        if self._control is not None:
+            return self._control.gather_objects(obj, root)
         return [obj] * self.size if self._rank == root else None
 
     def all_gather_objects(self, obj: Any) -> list[Any]:
         self.calls.append(Call("all_gather_objects", self._ranks))
+        if self._control is not None:
+            return self._control.all_gather_objects(obj)
         return [obj] * self.size
 
     def _record(

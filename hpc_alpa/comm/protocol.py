@@ -53,6 +53,15 @@ class Communicator(Protocol):
         that share several groups make them in the same order.
         """
 
+    def ordered(self) -> Communicator:
+        """The same ranks, whose reductions combine terms in the order of the ranks. Collective.
+
+        So the bits of a result depend on the terms alone, not on where the ranks run.
+
+        Raises:
+            CommError: this backend's library chooses the order.
+        """
+
     def all_reduce(self, x: Array, op: str = "sum") -> None:
         """Combine `x` over the group, in place. Collective. `op`: sum, max or min.
 

@@ -57,13 +57,23 @@ def test_message_of_another_length_is_told(length: int) -> None:
 
 def test_same_bits_as_threads_when_asleep() -> None:
     """Waiting asleep, terms are combined in the order of the ranks, as on threads."""
-    if not comm().waits_asleep:
-        return
+    if comm().waits_asleep:
+        in_order_of_the_ranks(comm())
+
+
+def test_ordered_gives_the_same_bits_however_the_ranks_wait() -> None:
+    in_order_of_the_ranks(comm().ordered())
+    if comm().size > 2 and comm().rank < 3:
+        in_order_of_the_ranks(comm().ordered().group((0, 1, 2)))
+    comm().barrier()
+
+
+def in_order_of_the_ranks(comm: MpiCommunicator) -> None:
     for shape in ((5,), (3000,)):  # in one hop, in shards
-        x = cases.data(comm().rank, shape, "float32")
-        comm().all_reduce(x)
+        x = cases.data(comm.rank, shape, "float32")
+        comm.all_reduce(x)
         expected = cases.data(0, shape, "float32")
-        for r in range(1, comm().size):
+        for r in range(1, comm.size):
             expected += cases.data(r, shape, "float32")
         cases.equal(x, expected)
 
