@@ -126,7 +126,13 @@ def test_events_of_one_stream_at_the_same_time_are_both_seen(
 def test_plan_plot(tmp_path: Path, drawn: list[Any]) -> None:
     plan_plot(tmp_path / "plan.png", STAGES, title="cost $5 and $6")
     texts = _texts(drawn[0])
-    for text in ("stage 0  mesh 1x2", "12.3 ms, 1.5 GB", "w1 RS1", "weight 2 RR", "cost $5 and $6"):
+    for text in (
+        "stage 0  mesh 1x2",
+        "12.3 ms, 1.5 GB",
+        "RS1  w1",
+        "RR  weight 2",
+        "cost $5 and $6",
+    ):
         assert text in texts
     for text in ("rank 0", "rank 4", "embed", "layer 0", "head"):
         assert text in texts
@@ -136,6 +142,14 @@ def test_plan_plot(tmp_path: Path, drawn: list[Any]) -> None:
     spans = [(b.get_x(), b.get_y(), b.get_width(), b.get_height()) for b in boxes]
     whole = [tuple(round(v) for v in span) for span in spans]
     assert whole == [(0, 0, 2, 2), (2, 2, 1, 1), (2, 4, 1, 1), (3, 3, 1, 1)]
+
+
+def test_ranks_of_a_stage_that_communicate_differently_share_its_box(
+    tmp_path: Path, drawn: list[Any]
+) -> None:
+    rows = [StageRow(0, (r,), (2,), ("a", "b"), {"w": "S0"}, {"send": r}) for r in (0, 1)]
+    plan_plot(tmp_path / "plan.png", rows)
+    assert len(drawn[0].axes[0].patches) == 1 and _texts(drawn[0]).count("S0  w") == 1
 
 
 def test_plan_plot_says_what_it_leaves_out(tmp_path: Path, drawn: list[Any]) -> None:

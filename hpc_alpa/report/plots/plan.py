@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hpc_alpa.report.plots import figure as fig
@@ -31,6 +32,7 @@ def plan_plot(target: fig.Target, stages: Sequence[StageRow], title: str = "") -
     """
     if not stages:
         raise fig.PlotError("no plan to draw: it has no stage.")
+    stages = _merged(stages)
     ranks = sorted({rank for row in stages for rank in row.ranks})
     layers = [_cut(name, MOST_LETTERS) for row in stages for name in row.layers or ("",)]
     texts = [_text(row) for row in stages]
@@ -65,6 +67,16 @@ def plan_plot(target: fig.Target, stages: Sequence[StageRow], title: str = "") -
     fig.save(made, target)
 
 
+def _merged(rows: Sequence[StageRow]) -> list[StageRow]:
+    """One row per stage: ranks that communicate differently hold the same layers."""
+    found: dict[int, StageRow] = {}
+    for row in rows:
+        if (first := found.get(row.stage)) is not None:
+            row = replace(first, ranks=(*first.ranks, *row.ranks))
+        found[row.stage] = row
+    return list(found.values())
+
+
 def _text(row: StageRow) -> list[str]:
     """Lines of a stage's box; the first is its heading."""
     known = [
@@ -73,8 +85,9 @@ def _text(row: StageRow) -> list[str]:
     ]
     amounts = ", ".join(filter(None, known))
     mesh = "x".join(map(str, row.mesh))
-    width = max(map(len, row.specs), default=0)
-    specs = [f"{name:{width}} {spec}" for name, spec in row.specs.items()]
+    width = max(map(len, row.specs.values()), default=0)
+    # The spec comes first: a name that is too long loses its end.
+    specs = [f"{spec:{width}}  {name}" for name, spec in row.specs.items()]
     return [f"stage {row.stage}  mesh {mesh}", *filter(None, [amounts]), *specs]
 
 
@@ -120,7 +133,7 @@ def _box(axes: Axes, x: tuple[int, int], y: tuple[int, int], colour: int) -> Non
 def _write(axes: Axes, x: tuple[int, int], y: tuple[int, int], lines: Sequence[str]) -> None:
     """As many lines, as many letters of each, as the box holds; what is left out is counted."""
     wide, high = fig.inches_per_unit(axes)
-    letters = int((x[1] - x[0]) * wide * 72 / (0.6 * POINTS)) - 2
+    letters = int((x[1] - x[0]) * wide * 72 / (0.6 * POINTS)) - 3
     rows = max(1, int((y[1] - y[0]) * high / LINE - 0.5))
     if len(lines) > rows:
         lines = [*lines[: rows - 1], f"... {len(lines) - rows + 1} more"]
