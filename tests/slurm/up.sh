@@ -22,7 +22,8 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$port
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$socket
+# a requeued job waits for as long as credentials live, by default two minutes
+AuthInfo=socket=$socket,cred_expire=20
 CredType=cred/munge
 MpiDefault=pmi2
 # one machine plays all nodes: nothing here may depend on cgroups or on real core counts
