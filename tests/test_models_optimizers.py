@@ -89,7 +89,7 @@ def test_gradient_descent(momentum: float) -> None:
 
 
 def test_nesterovs_method_in_its_own_words() -> None:
-    """y is where the gradient is taken, x the point that moves (Sutskever et al. 2013, eq. 3, 4)."""
+    """The gradient is taken ahead of the point that moves (Sutskever et al. 2013, eq. 3, 4)."""
     rng = np.random.default_rng(0)
     hessian, target = np.diag(rng.uniform(0.5, 2, 5)), rng.normal(size=5)
     optimizer = sgd(SGD(learning_rate=0.1, momentum=0.8, nesterov=True))
