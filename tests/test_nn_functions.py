@@ -82,6 +82,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "softmax": (nn.softmax, X, softmax(X)),
     "softmax, causal": (lambda x: nn.softmax(x, causal=True, scale=0.3), X, causal(0.3 * X)),
     "softmax, dim 0": (lambda x: nn.softmax(x, axis=0, scale=2.0), X, softmax(2 * X, 0)),
+    "top_k": (lambda x: nn.top_k(x, 3)[0], X, -np.sort(-X, -1)[..., :3]),
 }
 
 
@@ -122,6 +123,13 @@ def test_one_hot() -> None:
     np.testing.assert_array_equal(nn.one_hot(LABELS, 6), expected)
     require_same(lambda i: (nn.one_hot(i, 6), nn.one_hot(i, 6, bool)), LABELS.astype(np.int32))
     assert nn.one_hot(LABELS, 6, np.float64).dtype == np.float64
+
+
+def test_top_k_prefers_the_first_of_equal_elements() -> None:
+    x = np.array([[2.0, 3.0, 3.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    require_same(lambda x: nn.top_k(x, 2), x)
+    values, indices = nn.top_k(x, 2)
+    assert indices.tolist() == [[1, 2], [0, 1]] and values.tolist() == [[3, 3], [0, 0]]
 
 
 def test_one_equation_each() -> None:

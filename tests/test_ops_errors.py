@@ -59,6 +59,8 @@ CASES = [
     ("cumsum", (B,), {"dim": 0}, None, "takes numbers"),
     ("cumsum", (F,), {"dim": 1}, None, "a dim below 1, not 1"),
     ("argmax", (F,), {"dim": -1}, None, "a dim below 1, not -1"),
+    ("top_k", (F,), {"k": 5}, None, "1 to all of the last dim, not 5 of float32.4."),
+    ("top_k", (S,), {"k": 1}, None, "top_k"),
     ("max_mask", (I,), {"dims": (0,)}, None, "floating"),
     ("max_mask", (F,), {"dims": (1,)}, None, "rising dims below 1"),
     # contraction
@@ -78,7 +80,10 @@ CASES = [
     ("scatter_add", (M, I), NONE, M.with_shape((9, 5)), "cannot make float32.9,5."),
     ("pick", (M, I.with_shape((5,))), NONE, None, "one index a row"),
     ("pick", (M, F), NONE, None, "integer indices"),
+    ("pick", (M, I.with_shape((5, 2))), NONE, None, "or one dim of them"),
+    ("pick", (S, I), NONE, None, "one index a row"),
     ("unpick", (F, I), NONE, M.with_shape((5, 6)), "cannot make"),
+    ("unpick", (F, I), NONE, None, "cannot make None"),
     # sources
     ("full", (), {"value": 1}, None, "told the type of its output"),
     ("iota", (), {"dim": 1}, F, "a dim below 1, not 1"),

@@ -12,7 +12,7 @@ import numpy as np
 from hpc_alpa.errors import GraphError
 from hpc_alpa.ir.op import Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
-from hpc_alpa.ops.rule import ALL, Rule, bind, names
+from hpc_alpa.ops.rule import ALL, Rule, bind, names, side
 
 
 def _integer(name: str, t: TensorType) -> None:
@@ -90,33 +90,66 @@ def _scatter_kernel(backend: Any, c: Call, ct: Any, indices: Any) -> Any:
 
 
 # --------------------------------------------------------------------------------- pick, unpick
+def _many(x: TensorType, indices: TensorType) -> bool:
+    """Whether indices have a last dim of their own: several picks a row."""
+    return indices.ndim == x.ndim
+
+
 def _infer_pick(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
     x, indices = inputs
     _integer("pick", indices)
-    if x.ndim != 2 or indices.shape != x.shape[:1]:
-        raise GraphError(f"pick takes a 2-d value and one index a row, not {x} and {indices}")
-    return x.with_shape(x.shape[:1])
+    rows = indices.shape[:-1] if _many(x, indices) else indices.shape
+    if x.ndim < 1 or rows != x.shape[:-1]:
+        raise GraphError(f"pick takes one index a row, or one dim of them, not {x} and {indices}")
+    return x.with_shape(indices.shape)
+
+
+def _at(i: Any, many: bool) -> tuple[Any, ...]:
+    """The element of every index of a row, or of every row."""
+    rows = np.indices(i.shape)
+    return (*(rows[:-1] if many else rows), i)
 
 
 def _pick(c: Call, x: Any, indices: Any) -> Any:
-    i, inside = local_rows(indices, c.offsets["v"], x.shape[1])
-    return np.where(inside, x[np.arange(x.shape[0]), i], x.dtype.type(0))
+    i, inside = local_rows(indices, c.offsets["v"], x.shape[-1])
+    return np.where(inside, x[_at(i, i.ndim == x.ndim)], x.dtype.type(0))
 
 
 def _infer_unpick(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
     ct, indices = inputs
     _integer("unpick", indices)
-    if want is None or want.ndim != 2 or ct.shape != indices.shape or want.shape[:1] != ct.shape:
+    if want is None or want.ndim < 1 or ct.shape != indices.shape:
+        raise GraphError(f"unpick of {ct} at {indices} cannot make {want}")
+    rows = ct.shape[:-1] if _many(want, indices) else ct.shape
+    if want.shape[:-1] != rows:
         raise GraphError(f"unpick of {ct} at {indices} cannot make {want}")
     return want.with_dtype(ct.dtype)
 
 
 def _unpick(c: Call, ct: Any, indices: Any) -> Any:
     out = np.zeros_like(ct, shape=c.type.shape)
-    i, inside = local_rows(indices, c.starts[1], c.type.shape[1])
-    rows = np.nonzero(inside)[0]
-    out[rows, i[rows]] = ct[rows]
+    i, inside = local_rows(indices, c.starts[-1], c.type.shape[-1])
+    at = tuple(x[inside] for x in _at(i, i.ndim == out.ndim))
+    if i.ndim == out.ndim:
+        np.add.at(out, at, ct[inside])
+    else:
+        out[at] = ct[inside]
     return out
+
+
+def _pick_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
+    n = names(output.ndim)
+    rows = n[:-1] if _many(*inputs) else n
+    left = f"{' '.join(rows)} v@+, {side(n)}"
+    return bind(f"{left} -> {side(n)}", inputs, output, ALL, ALL)
+
+
+def _unpick_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
+    n = names(inputs[1].ndim)
+    many = _many(output, inputs[1])
+    rows = n[:-1] if many else n
+    left = side([*rows, n[-1] + "+"] if many else rows)
+    return bind(f"{left}, {left} -> {' '.join(rows)} v@", inputs, output, ALL)
 
 
 def _size(inputs: Types, output: TensorType, params: Params) -> float:
@@ -144,20 +177,20 @@ define(
     cost="scatter_add",
 )
 define(
-    "pick",  # x[b, indices[b]]
+    "pick",  # x[b, indices[b]], or x[b, indices[b, k]] for every k; any leading dims
     infer=_infer_pick,
     reference=_pick,
     vjp=lambda b, e, ct: (b.unpick(ct, e.inputs[1], type=e.inputs[0].type), None),
     flops=_size,
-    rule=lambda inputs, output, params: bind("b v@+, b -> b", inputs, output, ALL, ALL),
+    rule=_pick_rule,
     cost="gather",
 )
 define(
-    "unpick",
+    "unpick",  # its gradient: equal indices of a row add up
     infer=_infer_unpick,
     reference=_unpick,
     vjp=lambda b, e, ct: (b.pick(ct, e.inputs[1]), None),
     flops=_size,
-    rule=lambda inputs, output, params: bind("b, b -> b v@", inputs, output, ALL),
+    rule=_unpick_rule,
     cost="scatter_add",
 )

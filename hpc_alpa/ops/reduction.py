@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -124,12 +125,30 @@ define(
 )
 
 
-# ---------------------------------------------------------------------------- argmax and cumsum
+# --------------------------------------------------------------------- argmax, top_k and cumsum
 def _infer_argmax(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
     (x,), dim = inputs, params["dim"]
     if not 0 <= dim < x.ndim:
         raise GraphError(f"argmax of {x} takes a dim below {x.ndim}, not {dim}")
     return TensorType(tuple(s for d, s in enumerate(x.shape) if d != dim), "int64")
+
+
+def _infer_top_k(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
+    (x,), k = inputs, params["k"]
+    if x.ndim < 1 or not 0 < k <= x.shape[-1]:
+        raise GraphError(f"top_k takes 1 to all of the last dim, not {k} of {x}")
+    return TensorType((*x.shape[:-1], k), "int64")
+
+
+def _top_k(c: Call, x: Any) -> Any:
+    # Sorted back to front, a stable order leaves the first of equal elements last.
+    last = np.argsort(x[..., ::-1], axis=-1, kind="stable")[..., ::-1]
+    return (x.shape[-1] - 1 - last[..., : c.params["k"]]).astype(np.int64)
+
+
+def _top_k_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
+    rows = " ".join(names(output.ndim - 1))
+    return bind(f"{rows} v^ -> {rows} k^", inputs, output)
 
 
 def _infer_cumsum(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
@@ -173,5 +192,14 @@ define(
     vjp=_cumsum_vjp,
     flops=_size,
     rule=_dim_rule(True),
+    cost="reduce",
+)
+define(
+    "top_k",  # positions of the k largest of the last dim, the largest first, the first on a tie
+    infer=_infer_top_k,
+    reference=_top_k,
+    vjp=None,
+    flops=lambda inputs, output, params: inputs[0].size * math.log2(inputs[0].shape[-1] + 1),
+    rule=_top_k_rule,
     cost="reduce",
 )

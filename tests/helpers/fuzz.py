@@ -18,7 +18,7 @@ from tests.helpers.simulated_mesh import Held, SimulatedMesh
 Values = Mapping[Var, np.ndarray]
 
 # Operators whose output jumps where operands tie but for rounding.
-JUMPS = ("argmax", "compare", "max_mask")
+JUMPS = ("argmax", "compare", "max_mask", "top_k")
 
 
 class Tie(Exception):
@@ -150,6 +150,10 @@ def is_tie(e: Eqn, values: Values, differs: np.ndarray, tolerance: float) -> boo
     elif e.op.name == "max_mask":
         gap = x.max(e.params_dict["dims"], keepdims=True) - x
         scale = 1 + np.abs(x)
+    elif e.op.name == "top_k":
+        best = -np.sort(-x, axis=-1)[..., : e.params_dict["k"] + 1]
+        gap = -np.diff(best, axis=-1).max(axis=-1, keepdims=True, initial=-np.inf)
+        scale = 1 + np.abs(best).max(axis=-1, keepdims=True)
     else:
         two = np.sort(x, axis=e.params_dict["dim"])
         best, second = (np.take(two, k, axis=e.params_dict["dim"]) for k in (-1, -2))

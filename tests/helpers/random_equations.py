@@ -208,15 +208,26 @@ def _scatter_add(d: Drawing) -> Var:
     return d.b.scatter_add(d.input((*shape, h)), d.input(shape, "index"), type=out)
 
 
+def _rows_and_picks(d: Drawing) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Leading dims, and the shape of indices into a last dim: one index a row or several."""
+    rows = d.shape(0, 2)
+    return rows, rows if d.rng.random() < 0.5 else (*rows, d.rng.choice([1, 2, 4]))
+
+
 def _pick(d: Drawing) -> Var:
-    rows = d.extent()
-    return d.b.pick(d.input((rows, CLASSES)), d.input((rows,), "index"))
+    rows, picks = _rows_and_picks(d)
+    return d.b.pick(d.input((*rows, CLASSES)), d.input(picks, "index"))
 
 
 def _unpick(d: Drawing) -> Var:
-    rows = d.extent()
-    out = TensorType((rows, CLASSES), d.dtype)
-    return d.b.unpick(d.input((rows,)), d.input((rows,), "index"), type=out)
+    rows, picks = _rows_and_picks(d)
+    out = TensorType((*rows, CLASSES), d.dtype)
+    return d.b.unpick(d.input(picks), d.input(picks, "index"), type=out)
+
+
+def _top_k(d: Drawing) -> Var:
+    shape = d.shape(1)
+    return d.b.top_k(d.input(shape), k=d.rng.randint(1, shape[-1]))
 
 
 def _full(d: Drawing) -> Var:
@@ -314,6 +325,7 @@ EQUATIONS: dict[str, Draw] = {  # alphabetical
     "stop_gradient": _elementwise("stop_gradient", 1),
     "sub": _elementwise("sub", 2),
     "tanh": _elementwise("tanh", 1),
+    "top_k": _top_k,
     "transpose": _transpose,
     "unpick": _unpick,
 }

@@ -118,6 +118,12 @@ def _grow_index(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     return [b.gather(d.input((CLASSES, d.extent())), d.input(d.shape(1, 2), "index"))]
 
 
+def _grow_top_k(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
+    if not v.type.ndim:
+        return []
+    return [d.b.pick(v, d.b.top_k(v, k=d.rng.randint(1, min(3, v.type.shape[-1]))))]
+
+
 def _grow_cross_entropy(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     b, shape = d.b, v.type.shape
     if not shape:
@@ -184,6 +190,7 @@ GROWERS: tuple[tuple[Grow, int], ...] = (  # and how often they are taken
     (_grow_dot, 4),
     (_grow_index, 3),
     (_grow_cross_entropy, 1),
+    (_grow_top_k, 1),
     (_grow_select, 2),
     (_grow_source, 1),
     (_grow_cast, 1),
