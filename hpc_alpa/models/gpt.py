@@ -13,7 +13,13 @@ from hpc_alpa.errors import DataError
 from hpc_alpa.models import layers as part
 from hpc_alpa.models import transformer
 from hpc_alpa.models.optimizers import Optimizer
-from hpc_alpa.models.training import Metrics, State, initial_state, make_train_step
+from hpc_alpa.models.training import (
+    Metrics,
+    State,
+    initial_state,
+    make_eval_step,
+    make_train_step,
+)
 from hpc_alpa.models.transformer import TransformerConfig
 from hpc_alpa.trace import layer as mark_layer
 
@@ -120,8 +126,4 @@ def train_step(
 
 def eval_step(config: GPTConfig) -> Callable[[State, dict[str, Any]], Metrics]:
     """`eval_step(state, batch)`: the loss without dropout."""
-
-    def evaluate(state: State, batch: dict[str, Any]) -> Metrics:
-        return {"loss": loss(state["params"], batch, config)}
-
-    return evaluate
+    return make_eval_step(lambda params, batch: loss(params, batch, config))

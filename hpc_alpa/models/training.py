@@ -42,3 +42,12 @@ def make_train_step(
         return {"params": params, "optimizer": moments, "step": step + 1}, {"loss": value}
 
     return train_step
+
+
+def make_eval_step(loss: Callable[[Any, Any], Any]) -> Callable[[State, Any], Metrics]:
+    """`eval_step(state, batch) -> {"loss": ...}` of a loss (params, batch) -> 0-d."""
+
+    def evaluate(state: State, batch: Any) -> Metrics:
+        return {"loss": loss(state["params"], batch)}
+
+    return evaluate
