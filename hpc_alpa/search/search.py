@@ -67,12 +67,9 @@ def search(request: Request) -> Plan:
         PlanError: the method does not fit the number of devices, or nothing can be planned.
     """
     start = time.perf_counter()
-    method = None if request.method == "auto" else parse_method(request.method)
-    if method is not None and method.num_devices != request.num_devices:
-        raise PlanError(
-            f"method {method.name} is for {method.num_devices} devices, there are "
-            f"{request.num_devices}: start as many ranks, or choose another method"
-        )
+    method = None
+    if request.method != "auto":
+        method = parse_method(request.method).over(request.num_devices)
     best: Scored | None = None
     failures: list[HpcAlpaError] = []
     tried = 0

@@ -1,0 +1,26 @@
+"""Data parallelism: the batch is split; parameters and their updates are whole on every device."""
+
+from __future__ import annotations
+
+from hpc_alpa.ir.graph import Eqn, Var
+from hpc_alpa.plan.intra_op import Restrictions
+from hpc_alpa.sharding import ShardingSpec, Strategy
+from hpc_alpa.sharding.strategies import IDLE
+from hpc_alpa.step import LOOP, StepGraph
+
+
+def data_parallel(axis: int, mesh: tuple[int, ...], step: StepGraph) -> Restrictions:
+    """The axis does in the loop what time does: it splits the batch, or holds terms of its sums."""
+
+    def strategy(e: Eqn, s: Strategy) -> bool:
+        role = s.roles[axis]
+        if e.phase in LOOP:
+            return role == step.roles.get(e.output, IDLE)
+        return role == IDLE or role[0] in "+>" or role in step.rows.factors[e.output]
+
+    def where(v: Var, spec: ShardingSpec) -> bool:
+        if v in step.batch:
+            return axis in spec.dims[0]
+        return axis not in spec.split_axes
+
+    return Restrictions(strategy, where)
