@@ -11,9 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from hpc_alpa.models import AdamW, MLPConfig, adamw, initial_state, make_train_step, mlp
+from hpc_alpa import nn
+from hpc_alpa.models import (
+    AdamW,
+    MLPConfig,
+    Optimizer,
+    adamw,
+    initial_state,
+    make_train_step,
+    mlp,
+)
 from hpc_alpa.models import layers as part
+from hpc_alpa.models.transformer import post_norm
 
+Params = dict[str, Any]
+Inner = Callable[[Params, Any], Any]
 Case = tuple[Callable[[Any, Any], Any], Any, Any]
 
 
@@ -46,43 +58,106 @@ def s10() -> Case:
     return s5()
 
 
-def encoder_layer(params: dict[str, Any], x: Any, num_heads: int) -> Any:
+def init_combined(seed: Any, name: str, hidden: int) -> Params:
+    """Queries, keys and values by one matrix, heads before the three: Alpa's BERT has one too."""
+    return {
+        "qkv": part.init_dense(seed, f"{name}/qkv", hidden, 3 * hidden, "float32"),
+        "out": part.init_dense(seed, f"{name}/out", hidden, hidden, "float32"),
+    }
+
+
+def combined_attention(params: Params, x: Any, num_heads: int) -> Any:
+    """As `layers.attention` on the three slices of one product."""
+    batch, sequence, hidden = np.shape(x)
+    made = part.dense(params["qkv"], x).reshape(batch, sequence, num_heads, 3, hidden // num_heads)
+    q, k, v = (made[:, :, :, n].transpose(0, 2, 1, 3) for n in range(3))
+    mixed = nn.attention(q, k, v, causal=False)
+    return part.dense(params["out"], mixed.transpose(0, 2, 1, 3).reshape(batch, sequence, hidden))
+
+
+# name -> how an attention is made, and how it is used
+ATTENTIONS: dict[str, tuple[Callable[..., Params], Callable[..., Any]]] = {
+    "combined": (init_combined, combined_attention),
+    "three": (
+        lambda seed, name, hidden: part.init_attention(seed, name, hidden, "float32"),
+        lambda params, x, num_heads: part.attention(params, x, num_heads, causal=False),
+    ),
+}
+
+
+def init_encoder_layer(
+    seed: Any, name: str, hidden: int, inner: Params, attention: str = "combined"
+) -> Params:
+    return {
+        "attention": ATTENTIONS[attention][0](seed, f"{name}/attention", hidden),
+        "norm1": part.init_norm(hidden, "float32"),
+        "feed_forward": inner,
+        "norm2": part.init_norm(hidden, "float32"),
+    }
+
+
+def encoder_layer(
+    params: Params,
+    x: Any,
+    num_heads: int,
+    attention: str = "combined",
+    inner: Inner = part.feed_forward,
+) -> Any:
     """A post-norm encoder layer (Devlin et al. 2019), without dropout."""
-    mixed = part.attention(params["attention"], x, num_heads, causal=False)
-    x = part.norm(params["norm1"], x + mixed)
-    return part.norm(params["norm2"], x + part.feed_forward(params["feed_forward"], x))
+
+    def mixed(x: Any) -> Any:
+        return ATTENTIONS[attention][1](params["attention"], x, num_heads)
+
+    x = post_norm(params["norm1"], x, mixed)
+    return post_norm(params["norm2"], x, lambda x: inner(params["feed_forward"], x))
 
 
-def bert_case(batch: int, sequence: int, hidden: int, heads: int, layers: int = 2) -> Case:
-    """Encoder layers alone, from hidden states to hidden states; feed-forward 4x; Adam; float32."""
+def hidden_case(
+    shape: tuple[int, ...],
+    init_params: Callable[[Any], Params],
+    forward: Callable[[Params, Any], Any],
+    optimizer: Optimizer,
+    out: tuple[int, ...] = (),
+) -> Case:
+    """From hidden states of a shape to hidden states; mean squared error; float32."""
+
+    def loss(params: Any, batch: Any, step: Any) -> Any:
+        difference = forward(params, batch["x"]) - batch["y"]
+        return np.mean(difference * difference)
+
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=s).astype("float32") for s in (shape, out or shape))
+    step = make_train_step(loss, optimizer)
+    return _state_only(step), initial_state(init_params, optimizer)(0), {"x": x, "y": y}
+
+
+def bert_case(
+    batch: int, sequence: int, hidden: int, heads: int, attention: str = "combined", layers: int = 2
+) -> Case:
+    """Encoder layers alone; feed-forward 4x; Adam."""
 
     def init_params(seed: Any) -> Any:
+        inner = (
+            part.init_feed_forward(seed, f"{k}/feed_forward", hidden, 4 * hidden, "float32")
+            for k in range(layers)
+        )
         return {
             "layers": [
-                {
-                    "attention": part.init_attention(seed, f"{k}/attention", hidden, "float32"),
-                    "norm1": part.init_norm(hidden, "float32"),
-                    "feed_forward": part.init_feed_forward(
-                        seed, f"{k}/feed_forward", hidden, 4 * hidden, "float32"
-                    ),
-                    "norm2": part.init_norm(hidden, "float32"),
-                }
-                for k in range(layers)
+                init_encoder_layer(seed, str(k), hidden, p, attention) for k, p in enumerate(inner)
             ]
         }
 
-    def loss(params: Any, batch: Any, step: Any) -> Any:
-        x = batch["x"]
+    def forward(params: Any, x: Any) -> Any:
         for layer in params["layers"]:
-            x = encoder_layer(layer, x, heads)
-        difference = x - batch["y"]
-        return np.mean(difference * difference)
+            x = encoder_layer(layer, x, heads, attention)
+        return x
 
-    optimizer = adamw(AdamW())
-    rng = np.random.default_rng(0)
-    x, y = (rng.normal(size=(batch, sequence, hidden)).astype("float32") for _ in range(2))
-    step = make_train_step(loss, optimizer)
-    return _state_only(step), initial_state(init_params, optimizer)(0), {"x": x, "y": y}
+    return hidden_case((batch, sequence, hidden), init_params, forward, adamw(AdamW()))
+
+
+def s11() -> Case:
+    """2 layers on many tokens of small hidden states: data parallel."""
+    return bert_case(batch=64, sequence=64, hidden=32, heads=8)
 
 
 def s12() -> Case:
@@ -90,7 +165,15 @@ def s12() -> Case:
     return bert_case(batch=8, sequence=8, hidden=128, heads=8)
 
 
-CASES: dict[str, Callable[[], Case]] = {"S1": s1, "S5": s5, "S7": s7, "S10": s10, "S12": s12}
+def s12_in_three() -> Case:
+    """S12 with queries, keys and values by three matrices."""
+    return bert_case(batch=8, sequence=8, hidden=128, heads=8, attention="three")
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "S1": s1, "S5": s5, "S7": s7, "S10": s10, "S11": s11, "S12": s12,
+    "S12 in three": s12_in_three,
+}  # fmt: skip
 
 
 def _state_only(step: Callable[..., tuple[Any, Any]]) -> Callable[[Any, Any], Any]:

@@ -50,14 +50,23 @@ def test_the_activations_of_tensor_parallel_cost_what_alpa_says(
     assert count * all_reduce(batch["x"].nbytes) == pytest.approx(objective)
 
 
-def test_s12_has_the_products_of_two_encoder_layers() -> None:
-    step, state, batch = CASES["S12"]()
+def test_the_gradients_of_s11_cost_what_alpa_says() -> None:
+    _, state, _ = CASES["S11"]()
+    params = flatten(state["params"])[0]
+    assert len(params) == 2 * 12
+    replicated = 3 * (24 + 49)  # Alpa's penalty
+    assert sum(all_reduce(p.nbytes) for p in params) + replicated == pytest.approx(152691.24)
+
+
+@pytest.mark.parametrize(("name", "count"), [("S12", 6), ("S12 in three", 8)])
+def test_s12_has_the_products_of_two_encoder_layers(name: str, count: int) -> None:
+    step, state, batch = CASES[name]()
     graph = trace(step, (state, batch), ("state", "batch")).graph
     products = [e for e in graph.eqns if e.op.name == "dot_general"]
     forward = [e for e in products if e.phase == "forward"]
-    assert len(forward) == 2 * 8  # q, k, v, scores, mixed, out, up, down
-    # Both gradients of each, but for the batch's hidden states, which q, k and v of layer 0 read.
-    assert len(products) - len(forward) == 2 * len(forward) - 3
+    assert len(forward) == 2 * count  # qkv or q, k, v; scores, mixed, out, up, down
+    # Both gradients of each, but for the batch's hidden states, which those of layer 0 read.
+    assert len(products) - len(forward) == 2 * len(forward) - (count - 5)
     weights = [p for p in flatten(state["params"])[0] if p.ndim == 2]
     assert sum(p.size for p in weights) == 2 * 12 * 128 * 128
     assert math.prod(batch["x"].shape) == 8 * 8 * 128
