@@ -29,12 +29,31 @@ def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
     return result
 
 
+def windows(x: np.ndarray, window: int, stride: int) -> np.ndarray:
+    """(batch, windows, windows, channels, row, column)."""
+    every = np.lib.stride_tricks.sliding_window_view(x, (window, window), (1, 2))
+    return every[:, ::stride, ::stride]
+
+
+def conv(stride: int, padding: tuple[int, int]) -> np.ndarray:
+    x = np.pad(IMAGE, ((0, 0), padding, padding, (0, 0)))
+    made: np.ndarray = np.einsum("npqcij,ijcd->npqd", windows(x, 3, stride), KERNEL)
+    return made
+
+
+def grouped(x: np.ndarray) -> np.ndarray:
+    halves = [np.einsum("npqcij,ijcd->npqd", windows(x[..., c : c + 2], 3, 1),
+                        KERNEL[:, :, :2, c : c + 2]) for c in (0, 2)]  # fmt: skip
+    return np.concatenate(halves, -1)
+
+
 def causal(x: np.ndarray) -> np.ndarray:
     mask = np.tril(np.ones(x.shape[-2:], bool))
     return softmax(np.where(mask, x, -np.inf))
 
 
 SCALE, BIAS = normal(6), normal(6)
+IMAGE, KERNEL = normal(2, 7, 7, 4), normal(3, 3, 4, 5)
 LABELS = RNG.integers(0, 6, (2, 4))
 Q, K, V = normal(2, 3, 4, 5), normal(2, 3, 4, 5), normal(2, 3, 4, 7)
 
@@ -57,6 +76,17 @@ X = normal(2, 4, 6)
 CASES: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "attention": (lambda q: nn.attention(q, K, V), Q, attention(True)),
     "attention, not causal": (lambda q: nn.attention(q, K, V, causal=False), Q, attention(False)),
+    "avg_pool": (lambda x: nn.avg_pool(x, 3), IMAGE, windows(IMAGE, 3, 3).mean((-2, -1))),
+    "conv": (lambda x: nn.conv(x, KERNEL[0], 2, 1), IMAGE[0], None),
+    "conv2d": (lambda x: nn.conv2d(x, KERNEL), IMAGE, conv(1, (1, 1))),
+    "conv2d, groups": (
+        lambda x: nn.conv2d(x, KERNEL[:, :, :2, :4], padding="valid"),
+        IMAGE,
+        grouped(IMAGE),
+    ),
+    "conv2d, stride 2": (lambda x: nn.conv2d(x, KERNEL, 2), IMAGE, conv(2, (1, 1))),
+    "conv2d, valid": (lambda x: nn.conv2d(x, KERNEL, (1, 1), "valid"), IMAGE, conv(1, (0, 0))),
+    "conv2d, weights": (lambda w: nn.conv2d(IMAGE, w, 2, [(0, 1), (2, 0)]), KERNEL, None),
     "cross_entropy": (
         lambda x: nn.cross_entropy(x, LABELS),
         X,
@@ -76,6 +106,8 @@ CASES: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "layer_norm": (lambda x: nn.layer_norm(x, SCALE, BIAS), X, layer_norm(X)),
     "log_softmax": (nn.log_softmax, X, np.log(softmax(X))),
     "log_softmax, dim 1": (lambda x: nn.log_softmax(x, axis=1), X, np.log(softmax(X, 1))),
+    "max_pool": (lambda x: nn.max_pool(x, 3, 2), IMAGE, windows(IMAGE, 3, 2).max((-2, -1))),
+    "max_pool, same": (lambda x: nn.max_pool(x, (2, 2), 1, "same"), IMAGE, None),
     "relu": (nn.relu, X, np.where(X > 0, X, 0)),
     "sigmoid": (nn.sigmoid, X, 1 / (1 + np.exp(-X))),
     "silu": (nn.silu, X, X / (1 + np.exp(-X))),
@@ -90,7 +122,8 @@ CASES: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
 def test_values(name: str) -> None:
     function, x, expected = CASES[name]
     expected = x[LABELS] if name == "embedding" else expected
-    np.testing.assert_allclose(function(x), expected, rtol=1e-12, atol=1e-13)
+    if expected is not None:
+        np.testing.assert_allclose(function(x), expected, rtol=1e-12, atol=1e-13)
     require_same(function, x)
     assert function(x).dtype == np.float64
 
@@ -158,6 +191,12 @@ def test_extreme_logits() -> None:
         (lambda x: nn.cross_entropy(x, LABELS[:1]), r"take labels of shape \(2, 4\), not \(1, 4\)"),
         (lambda x: nn.attention(x, x, x), r"q has shape \(2, 4, 6\), not \(batch, heads"),
         (lambda x: nn.layer_norm(x, SCALE[:2], BIAS), r"layer_norm at test_nn_functions.py:\d+"),
+        (lambda x: nn.conv2d(x, KERNEL), r"shapes \(2, 4, 6\) and \(3, 3, 4, 5\)"),
+        (lambda x: nn.conv(x, KERNEL), "a window of 2 dims with padding 'same' on x of shape"),
+        (lambda x: nn.conv(x, X, padding="full"), "padding is 'same', 'valid', a number or"),
+        (lambda x: nn.conv(x, X, (1, 1)), r"stride \(1, 1\) is for 2 spatial dims, x has 1"),
+        (lambda x: nn.max_pool(x, (2, 2)), r"max_pool: window \(2, 2\) is for 2 spatial dims"),
+        (lambda x: nn.avg_pool(x, 9), r"pool at test_nn_functions.py:\d+: .*does not fit"),
         (lambda x: nn.embedding(x, LABELS), r"gather at test_nn_functions.py:\d+"),
     ],
 )

@@ -14,6 +14,11 @@ D = F.with_dtype("float64")
 I, B = F.with_dtype("int64"), F.with_dtype("bool")  # noqa: E741
 NONE: dict[str, object] = {}
 
+X, W = TensorType((2, 5, 6, 4), "float32"), TensorType((3, 3, 4, 6), "float32")
+P = ((0, 0), (0, 0))
+S1: dict[str, object] = {"strides": (1, 1), "padding": P}
+P2: dict[str, object] = {"window": (2, 2), "strides": (2, 2), "padding": P}
+
 # operator, operand types, parameters, wanted type, message
 CASES = [
     # elementwise
@@ -91,6 +96,25 @@ CASES = [
     ("random_bits", (), {"kind": "gamma", "key": 1}, F, "bits, uniform, normal, not 'gamma'"),
     ("random_bits", (), {"kind": "bits", "key": 1}, F, "uint32 or uint64, not float32"),
     ("random_bits", (), {"kind": "normal", "key": 1}, I, "float32 or float64, not int64"),
+    # windows
+    ("conv", (X, W), {"strides": (1,), "padding": P}, None, "as many window extents, strides"),
+    ("conv", (X, W), {"strides": (0, 1), "padding": P}, None, "strides of at least 1"),
+    ("conv", (X, W), {"strides": (1, 1), "padding": ((3, 0), (0, 0))}, None, "less padding than"),
+    ("conv", (X.with_shape((2, 2, 5, 4)), W), S1, None, "does not fit into .2, 5."),
+    ("conv", (X, W.with_shape((3, 3, 3, 6))), S1, None, "4 channels and .* takes 3 for 6 outputs"),
+    ("conv", (X, W.with_shape((3, 3, 1, 6))), S1, None, "same number of groups"),
+    ("conv", (X, W.with_shape((3, 4, 6))), S1, None, r"x \(batch, \*spatial, channels\)"),
+    ("conv", (X, W.with_dtype("float64")), S1, None, "one floating dtype"),
+    ("conv", (X, W.with_shape((3, 3, 2, 6))), S1, None, None),
+    ("conv_grad_input", (X, W), S1, None, "told the type"),
+    ("conv_grad_input", (X, W), S1, X, "conv_grad_input"),
+    ("conv_grad_weight", (X, X), S1, W, "cannot make float32.3,3,4,6."),
+    ("pool", (X,), {"kind": "mean", **P2}, None, "pool has kinds max, sum, not 'mean'"),
+    ("pool", (M,), {"kind": "max", **P2}, None, r"floating x \(batch, \*spatial, channels\)"),
+    ("pool", (X,), {"kind": "max", **P2, "window": (9, 9)}, None, "does not fit"),
+    ("unpool", (X,), P2, X, "unpool of"),
+    ("pool_pick", (X, W), P2, None, "two values of one type"),
+    ("pool_unpick", (X, X), P2, None, "one value a window"),
     # fused
     ("softmax", (S,), {"scale": 1.0, "causal": False}, None, "softmax takes 1 floating"),
     ("softmax", (I,), {"scale": 1.0, "causal": False}, None, "softmax takes 1 floating"),

@@ -11,14 +11,18 @@ from tests.helpers.differences import directional
 from tests.helpers.random_equations import EQUATIONS, Drawn, random_equation
 
 # Gradients of gradients: linear in the cotangent, constant in the first operand.
-SECOND = {"gelu_grad": (1,), "softmax_grad": (1,)}
+SECOND = {"gelu_grad": (1,), "pool_pick": (1,), "pool_unpick": (1,), "softmax_grad": (1,)}
 # J and its transpose without differences: the operator itself is linear in these operands.
 LINEAR = {
-    "add": (0, 1), "broadcast": (0,), "concatenate": (0, 1, 2), "cumsum": (0,), "gather": (0,),
-    "gelu_grad": (1,), "neg": (0,), "pad": (0,), "pick": (0,), "reduce_sum": (0,), "reshape": (0,),
-    "scatter_add": (0,), "select": (1, 2), "slice": (0,), "softmax_grad": (1,), "sub": (0, 1),
-    "transpose": (0,), "unpick": (0,),
+    "add": (0, 1), "broadcast": (0,), "concatenate": (0, 1, 2), "conv": (0,),
+    "conv_grad_input": (0,), "conv_grad_weight": (1,), "cumsum": (0,), "gather": (0,),
+    "gelu_grad": (1,), "neg": (0,), "pad": (0,), "pick": (0,), "pool_pick": (1,),
+    "pool_unpick": (1,), "reduce_sum": (0,), "reshape": (0,), "scatter_add": (0,),
+    "select": (1, 2), "slice": (0,), "softmax_grad": (1,), "sub": (0, 1), "transpose": (0,),
+    "unpick": (0,), "unpool": (0,),
 }  # fmt: skip
+# Steps small enough that no maximum changes hands.
+SMALL_STEPS = ("max", "min", "pool", "reduce_max", "reduce_min")
 DIFFERENTIABLE = [n for n in EQUATIONS if TABLE[n].vjp and not n.endswith("_grad_scale")]
 
 
@@ -57,8 +61,7 @@ def test_a_vjp_agrees_with_finite_differences(name: str) -> None:
                 continue
             v = rng.normal(size=drawn.arrays[k].shape)
             assert part.shape == v.shape
-            # Steps small enough that no maximum changes hands.
-            step = 1e-6 if name in ("max", "min", "reduce_max", "reduce_min") else 1e-3
+            step = 1e-6 if name in SMALL_STEPS else 1e-3
             forward = (directional(drawn.graph, drawn.arrays, k, v, step) * u).sum()
             scale = 1 + np.abs(part * v).sum()
             assert abs(forward - (part * v).sum()) < 1e-7 * scale, (str(drawn.graph), k)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,92 @@ def _scatter_add(c: Call, ct: np.ndarray, indices: np.ndarray) -> np.ndarray:
     out = np.zeros(c.extents)
     for k in np.ndindex(*indices.shape):
         out[indices[k]] += ct[k]
+    return out
+
+
+def _elements(
+    c: Call, spatial: tuple[int, ...], window: tuple[int, ...], windows: tuple[int, ...]
+) -> Iterator[tuple[Any, ...]]:
+    """(where in x, element of the window, which window) for all that do not lie in the padding."""
+    rows = list(zip(c.params["strides"], c.params["padding"]))
+    for p, t in itertools.product(np.ndindex(*windows), np.ndindex(*window)):
+        place = tuple(s * i + k - before for i, k, (s, (before, _)) in zip(p, t, rows))
+        if all(0 <= i < n for i, n in zip(place, spatial)):
+            yield (slice(None), *place), t, (slice(None), *p)
+
+
+def _dense(w: np.ndarray, groups: int) -> np.ndarray:
+    """The weights of a grouped convolution with zeros between the groups."""
+    channels, out = w.shape[-2], w.shape[-1] // groups
+    whole = np.zeros((*w.shape[:-2], groups * channels, w.shape[-1]))
+    for g in range(groups):
+        rows, columns = (slice(g * n, (g + 1) * n) for n in (channels, out))
+        whole[..., rows, columns] = w[..., columns]
+    return whole
+
+
+def _conv(c: Call, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    out, dense = np.zeros(c.extents), _dense(w, x.shape[-1] // w.shape[-2])
+    for i, t, p in _elements(c, x.shape[1:-1], w.shape[:-2], c.extents[1:-1]):
+        out[p] += x[i] @ dense[t]
+    return out
+
+
+def _conv_grad_input(c: Call, y: np.ndarray, w: np.ndarray) -> np.ndarray:
+    out, dense = np.zeros(c.extents), _dense(w, c.extents[-1] // w.shape[-2])
+    for i, t, p in _elements(c, c.extents[1:-1], w.shape[:-2], y.shape[1:-1]):
+        out[i] += y[p] @ dense[t].T
+    return out
+
+
+def _conv_grad_weight(c: Call, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    channels = c.extents[-2]
+    groups, per_group = x.shape[-1] // channels, y.shape[-1] // (x.shape[-1] // channels)
+    out = np.zeros(c.extents)
+    for i, t, p in _elements(c, x.shape[1:-1], c.extents[:-2], y.shape[1:-1]):
+        for g in range(groups):
+            columns = slice(g * per_group, (g + 1) * per_group)
+            rows = slice(g * channels, (g + 1) * channels)
+            out[t][:, columns] += x[i][:, rows].T @ y[p][:, columns]
+    return out
+
+
+def _pool(c: Call, x: np.ndarray) -> np.ndarray:
+    largest = c.params["kind"] == "max"
+    out = np.full(c.extents, -np.inf if largest else 0.0)
+    for i, _, p in _elements(c, x.shape[1:-1], c.params["window"], c.extents[1:-1]):
+        out[p] = np.maximum(out[p], x[i]) if largest else out[p] + x[i]
+    return out
+
+
+def _unpool(c: Call, y: np.ndarray) -> np.ndarray:
+    out = np.zeros(c.extents)
+    for i, _, p in _elements(c, c.extents[1:-1], c.params["window"], y.shape[1:-1]):
+        out[i] += y[p]
+    return out
+
+
+def _is_largest(c: Call, x: np.ndarray, windows: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+    """(place in x, window, whether the window's maximum is there); random values have no ties."""
+    elements = list(_elements(c, x.shape[1:-1], c.params["window"], windows))
+    top = np.full((x.shape[0], *windows, x.shape[-1]), -np.inf)
+    for i, _, p in elements:
+        top[p] = np.maximum(top[p], x[i])
+    for i, _, p in elements:
+        yield i, p, x[i] == top[p]
+
+
+def _pool_pick(c: Call, x: np.ndarray, v: np.ndarray) -> np.ndarray:
+    out = np.zeros(c.extents)
+    for i, p, taken in _is_largest(c, x, c.extents[1:-1]):
+        out[p] += v[i] * taken
+    return out
+
+
+def _pool_unpick(c: Call, x: np.ndarray, ct: np.ndarray) -> np.ndarray:
+    out = np.zeros(c.extents)
+    for i, p, taken in _is_largest(c, x, ct.shape[1:-1]):
+        out[i] += ct[p] * taken
     return out
 
 
@@ -140,6 +226,9 @@ ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
     "cast": lambda c, x: x.astype(c.params["dtype"]),
     "compare": lambda c, x, y: getattr(x, f"__{c.params['direction']}__")(y),
     "concatenate": lambda c, *xs: np.concatenate(xs, c.params["dim"]),
+    "conv": _conv,
+    "conv_grad_input": _conv_grad_input,
+    "conv_grad_weight": _conv_grad_weight,
     "cross_entropy": lambda c, x, i: -np.log(special.softmax(x, -1))[np.arange(len(i)), i],
     "cross_entropy_grad": _cross_entropy_grad,
     "cumsum": lambda c, x: np.cumsum(x, c.params["dim"]),
@@ -163,6 +252,9 @@ ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
     "neg": lambda c, x: -x,
     "pad": _pad,
     "pick": _pick,
+    "pool": _pool,
+    "pool_pick": _pool_pick,
+    "pool_unpick": _pool_unpick,
     "pow": lambda c, x, y: np.exp(y * np.log(x)),
     "random_bits": _random,
     "reduce_max": lambda c, x: np.max(x, c.params["dims"]),
@@ -182,6 +274,7 @@ ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
     "top_k": _top_k,
     "transpose": lambda c, x: np.moveaxis(x, c.params["perm"], range(x.ndim)),
     "unpick": _unpick,
+    "unpool": _unpool,
 }
 
 

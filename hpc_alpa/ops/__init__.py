@@ -7,16 +7,18 @@ from hpc_alpa.ir.op import TABLE
 from hpc_alpa.ops import (
     boundary,
     contraction,
+    convolution,
     elementwise,
     fused,
     indexing,
     movement,
+    pooling,
     reduction,
     source,
 )
 from hpc_alpa.ops.rule import Rule
 
 __all__ = [
-    "TABLE", "Rule", "boundary", "contraction", "elementwise", "fused", "indexing", "movement",
-    "reduction", "source",
+    "TABLE", "Rule", "boundary", "contraction", "convolution", "elementwise", "fused", "indexing",
+    "movement", "pooling", "reduction", "source",
 ]  # fmt: skip

@@ -10,7 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from hpc_alpa.ir import Eqn, Graph, Var
+from hpc_alpa.ir import TABLE, Eqn, Graph, Var
+from hpc_alpa.ir.evaluate import whole_call
+from hpc_alpa.ops.windows import pad, taps
 from hpc_alpa.sharding import Move, ShardingSpec, Strategy, moves, strategies
 from hpc_alpa.sharding.spec import MeshShape
 from tests.helpers.simulated_mesh import Held, SimulatedMesh
@@ -18,7 +20,7 @@ from tests.helpers.simulated_mesh import Held, SimulatedMesh
 Values = Mapping[Var, np.ndarray]
 
 # Operators whose output jumps where operands tie but for rounding.
-JUMPS = ("argmax", "compare", "max_mask", "top_k")
+JUMPS = ("argmax", "compare", "max_mask", "pool_pick", "pool_unpick", "top_k")
 
 
 class Tie(Exception):
@@ -150,6 +152,8 @@ def is_tie(e: Eqn, values: Values, differs: np.ndarray, tolerance: float) -> boo
     elif e.op.name == "max_mask":
         gap = x.max(e.params_dict["dims"], keepdims=True) - x
         scale = 1 + np.abs(x)
+    elif e.op.name in ("pool_pick", "pool_unpick"):
+        return _is_pool_tie(e, x, differs, tolerance)
     elif e.op.name == "top_k":
         best = -np.sort(-x, axis=-1)[..., : e.params_dict["k"] + 1]
         gap = -np.diff(best, axis=-1).max(axis=-1, keepdims=True, initial=-np.inf)
@@ -160,3 +164,16 @@ def is_tie(e: Eqn, values: Values, differs: np.ndarray, tolerance: float) -> boo
         gap, scale = best - second, 1 + np.abs(best)
     relative = np.broadcast_to(gap / scale, differs.shape)
     return bool((relative[differs] < tolerance).all())
+
+
+def _is_pool_tie(e: Eqn, x: np.ndarray, differs: np.ndarray, tolerance: float) -> bool:
+    params = e.params_dict
+    windows = (e.output if e.op.name == "pool_pick" else e.inputs[1]).type.shape
+    padded = pad(x, params, -np.inf)
+    elements = np.sort([padded[w] for w in taps(params["window"], windows[1:-1], params)], axis=0)
+    if len(elements) == 1:
+        return False
+    near = elements[-1] - elements[-2] < tolerance * (1 + np.abs(elements[-1]))
+    if e.op.name == "pool_unpick":
+        near = TABLE["unpool"].reference(whole_call(e), near * 1.0) > 0
+    return bool(near[differs].all())

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -198,6 +199,64 @@ def _dot_general(d: Drawing) -> Var:
     return d.b.dot_general(x, y, equation=f"{''.join(left)},{''.join(right)}->{''.join(out)}")
 
 
+@dataclass(frozen=True)
+class Sliding:
+    """Windows over spatial dims, drawn so that they fit: extents, and the operator's parameters."""
+
+    spatial: tuple[int, ...]
+    window: tuple[int, ...]
+    windows: tuple[int, ...]
+    params: dict[str, Any]
+
+
+def _sliding(d: Drawing) -> Sliding:
+    """Windows that tile a dim, which may then be split; others overlap, skip and are padded."""
+    rows = []
+    for _ in range(d.rng.choice([1, 2, 2, 2, 3])):
+        if d.rng.random() < 0.4:
+            k, stride = d.rng.choice([(1, 1), (1, 2), (2, 2), (2, 3)])
+            count = d.rng.choice([1, 2, 4, 6])
+            rows.append((count * stride, k, count, stride, (0, 0)))
+            continue
+        k, stride, n = d.rng.randint(1, 3), d.rng.randint(1, 3), d.rng.randint(3, 7)
+        padding = (d.rng.randrange(k), d.rng.randrange(k))
+        rows.append((n, k, (n + sum(padding) - k) // stride + 1, stride, padding))
+    spatial, window, windows, strides, paddings = (tuple(x) for x in zip(*rows, strict=True))
+    return Sliding(spatial, window, windows, {"strides": strides, "padding": paddings})
+
+
+def _conv(name: str) -> Draw:
+    def draw(d: Drawing) -> Var:
+        s, groups, batch = _sliding(d), d.rng.choice([1, 1, 2, 4]), d.rng.choice([1, 2, 4])
+        channels, out = d.rng.choice([1, 2, 4]), d.rng.choice([1, 2, 4])
+        x = (batch, *s.spatial, groups * channels)
+        w = (*s.window, channels, groups * out)
+        y = (batch, *s.windows, groups * out)
+        if name == "conv":
+            return d.b.conv(d.input(x), d.input(w), **s.params)
+        made, inputs = (x, (y, w)) if name == "conv_grad_input" else (w, (x, y))
+        type = TensorType(made, d.dtype)
+        return d.b.emit(name, *map(d.input, inputs), type=type, **s.params)
+
+    return draw
+
+
+def _pool(name: str) -> Draw:
+    def draw(d: Drawing) -> Var:
+        s, batch, channels = _sliding(d), d.rng.choice([1, 2, 4]), d.rng.choice([1, 2, 4])
+        x, y = (batch, *s.spatial, channels), (batch, *s.windows, channels)
+        if name == "pool":
+            return d.b.pool(
+                d.input(x), kind=d.rng.choice(["max", "sum"]), window=s.window, **s.params
+            )
+        if name == "unpool":
+            return d.b.unpool(d.input(y), type=TensorType(x, d.dtype), window=s.window, **s.params)
+        inputs = [x, x if name == "pool_pick" else y]
+        return d.b.emit(name, *map(d.input, inputs), window=s.window, **s.params)
+
+    return draw
+
+
 def _gather(d: Drawing) -> Var:
     return d.b.gather(d.input((CLASSES, d.extent())), d.input(d.shape(0, 2), "index"))
 
@@ -286,6 +345,9 @@ EQUATIONS: dict[str, Draw] = {  # alphabetical
     "cast": _cast,
     "compare": _compare,
     "concatenate": _concatenate,
+    "conv": _conv("conv"),
+    "conv_grad_input": _conv("conv_grad_input"),
+    "conv_grad_weight": _conv("conv_grad_weight"),
     "cross_entropy": _cross_entropy("cross_entropy"),
     "cross_entropy_grad": _cross_entropy("cross_entropy_grad"),
     "cumsum": _along_dim("cumsum"),
@@ -309,6 +371,9 @@ EQUATIONS: dict[str, Draw] = {  # alphabetical
     "neg": _elementwise("neg", 1),
     "pad": _pad,
     "pick": _pick,
+    "pool": _pool("pool"),
+    "pool_pick": _pool("pool_pick"),
+    "pool_unpick": _pool("pool_unpick"),
     "pow": _elementwise("pow", 2, "positive"),
     "random_bits": _random_bits,
     "reduce_max": _reduce("reduce_max"),
@@ -328,6 +393,7 @@ EQUATIONS: dict[str, Draw] = {  # alphabetical
     "top_k": _top_k,
     "transpose": _transpose,
     "unpick": _unpick,
+    "unpool": _pool("unpool"),
 }
 
 

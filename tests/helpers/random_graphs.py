@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from hpc_alpa.ir import TensorType, Var
 from hpc_alpa.transform import gradient
@@ -124,6 +125,31 @@ def _grow_top_k(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     return [d.b.pick(v, d.b.top_k(v, k=d.rng.randint(1, min(3, v.type.shape[-1]))))]
 
 
+def _sliding(d: Drawing, spatial: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """A window that fits, with its strides and padding; often one that tiles."""
+    rows = []
+    for n in spatial:
+        k = d.rng.choice([k for k in (1, 2, 3) if k <= n])
+        tiles = n % k == 0 and d.rng.random() < 0.5
+        padding = (0, 0) if tiles else (d.rng.randrange(k), d.rng.randrange(k))
+        rows.append((k, k if tiles else d.rng.randint(1, 2), padding))
+    window, strides, paddings = zip(*rows, strict=True)
+    return tuple(window), {"strides": strides, "padding": paddings}
+
+
+def _grow_windows(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
+    shape = (*(1,) * (3 - v.type.ndim), *v.type.shape)
+    x = d.b.reshape(v, type=v.type.with_shape(shape))
+    window, params = _sliding(d, shape[1:-1])
+    if d.rng.random() < 0.5:
+        kind = d.rng.choice(["max", "sum"])
+        return [d.b.pool(x, kind=kind, window=window, **params)]
+    groups = d.rng.choice([g for g in (1, 1, 2, shape[-1]) if shape[-1] % g == 0])
+    w = d.input((*window, shape[-1] // groups, 2 * groups))
+    y = d.b.conv(x, w, **params)
+    return [d.b.tanh(y) if d.rng.random() < 0.5 else y]
+
+
 def _grow_cross_entropy(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     b, shape = d.b, v.type.shape
     if not shape:
@@ -191,6 +217,7 @@ GROWERS: tuple[tuple[Grow, int], ...] = (  # and how often they are taken
     (_grow_index, 3),
     (_grow_cross_entropy, 1),
     (_grow_top_k, 1),
+    (_grow_windows, 2),
     (_grow_select, 2),
     (_grow_source, 1),
     (_grow_cast, 1),
