@@ -22,6 +22,7 @@ from hpc_alpa.models import (
     mlp,
 )
 from hpc_alpa.models import layers as part
+from hpc_alpa.models.gating import top2
 from hpc_alpa.models.transformer import post_norm
 
 Params = dict[str, Any]
@@ -170,9 +171,54 @@ def s12_in_three() -> Case:
     return bert_case(batch=8, sequence=8, hidden=128, heads=8, attention="three")
 
 
+def init_experts(seed: Any, name: str, hidden: int, inner: int, experts: int) -> Params:
+    """A gate, and the two matrices of each expert's feed-forward, without biases."""
+    shapes = {
+        "gate": (hidden, experts),
+        "up": (experts, hidden, inner),
+        "down": (experts, inner, hidden),
+    }
+    return {k: part.init_weight(seed, f"{name}/{k}", s, "float32") for k, s in shapes.items()}
+
+
+def dense_experts(params: Params, x: Any, group: int, capacity: int) -> Any:
+    """Experts that get their tokens, and give them back, by products with one-hot arrays.
+
+    Lepikhin et al. 2020, Alg. 2: (batch, sequence, hidden) -> the same.
+    """
+    groups = x.reshape(-1, group, np.shape(x)[-1])
+    gates = nn.softmax(groups @ params["gate"])
+    routes = top2(gates)
+    expert = nn.one_hot(routes.experts, np.shape(gates)[-1])
+    place = nn.one_hot(routes.places, capacity)
+    combine = np.einsum("gske,gskc->gsec", expert * routes.weights[..., None], place)
+    sent = np.einsum("gske,gskc->gsec", expert, place)
+    taken = np.einsum("gsec,gsm->egcm", sent, groups)
+    inner = nn.relu(np.einsum("egcm,emh->egch", taken, params["up"]))
+    made = np.einsum("egch,ehm->egcm", inner, params["down"])
+    return np.einsum("gsec,egcm->gsm", combine, made).reshape(np.shape(x))
+
+
+def s17_dense() -> Case:
+    """An encoder layer of 16 experts, top-2, in groups of 32 tokens; Adam."""
+    hidden, heads, group, experts = 64, 16, 32, 16
+
+    def init_params(seed: Any) -> Any:
+        inner = init_experts(seed, "experts", hidden, 4 * hidden, experts)
+        return init_encoder_layer(seed, "layer", hidden, inner)
+
+    def forward(params: Any, x: Any) -> Any:
+        def inner(p: Params, x: Any) -> Any:
+            return dense_experts(p, x, group, 2 * group // experts)
+
+        return encoder_layer(params, x, heads, inner=inner)
+
+    return hidden_case((64, 16, hidden), init_params, forward, adamw(AdamW()))
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "S1": s1, "S5": s5, "S7": s7, "S10": s10, "S11": s11, "S12": s12,
-    "S12 in three": s12_in_three,
+    "S12 in three": s12_in_three, "S17 dense": s17_dense,
 }  # fmt: skip
 
 
