@@ -101,36 +101,48 @@ def _megatron(axis: int, size: int, step: StepGraph) -> Restrictions:
     weights = _from_parameters(step)
     whole = _dims(step, merged=True).whole
 
-    def factors(e: Eqn) -> set[str]:
-        """What a forward matrix product may be split along: the weight's dims, or the heads."""
+    def forward(e: Eqn) -> set[str]:
+        """What a forward product may be split along: the weight's dims, or the heads."""
         left, right, out = split_equation(e.params_dict["equation"])
         if e.inputs[1] in weights:
-            allowed = set(right)
-        elif e.inputs[0] in weights:
-            allowed = set(left)
-        else:
-            return set(left) & set(right) & set(out)
-        along = places(e)
-        allowed = {f for f in allowed if whole.isdisjoint(along[f])}
-        # A vocabulary that does not divide leaves its product whole; heads that do not divide
-        # are an error.
-        return allowed if _divides(e, allowed, size) else {IDLE}
+            return narrow(e) & set(right)
+        if e.inputs[0] in weights:
+            return narrow(e) & set(left)
+        return set(left) & set(right) & set(out) - {step.roles.get(e.output, IDLE)}
+
+    def narrow(e: Eqn) -> set[str]:
+        """Factors along which the axis may split an equation."""
+        batch = step.roles.get(e.output, IDLE)
+        return {f for f, same in places(e).items() if f != batch and whole.isdisjoint(same)}
+
+    def product(e: Eqn) -> set[str]:
+        """What the axis does in a product: it splits it, forward and backward alike.
+
+        A vocabulary that does not divide leaves its product whole; heads that do not divide are an
+        error.
+        """
+        found = forward(e) if e.phase == FORWARD else narrow(e)
+        heads = e.phase == FORWARD and weights.isdisjoint(e.inputs)
+        return found if heads or _divides(e, found, size) else {IDLE}
+
+    products: dict[Var, set[str]] = {
+        e.output: product(e)
+        for e in step.graph.eqns
+        if e.phase in LOOP and e.op.name == "dot_general"
+    }
 
     def strategy(e: Eqn, s: Strategy) -> bool:
         role = s.roles[axis]
-        if e.phase == FORWARD and e.op.name == "dot_general":
-            return role in factors(e) and role != step.roles.get(e.output, IDLE)
-        if e.phase not in LOOP or role[0] in "+>-":
-            return True
-        batch = step.roles.get(e.output, IDLE)
-        return role != batch and whole.isdisjoint(places(e)[role])
+        if e.output in products:
+            return role in products[e.output]
+        return e.phase not in LOOP or role[0] in "+>-" or role in narrow(e)
 
     def where(v: Var, spec: ShardingSpec) -> bool:
         return all(axis not in axes or (v, d) not in whole for d, axes in enumerate(spec.dims))
 
-    products = [e for e in step.graph.eqns if e.phase == FORWARD and e.op.name == "dot_general"]
-    if products and all(_divides(e, factors(e), size) is None for e in products):
-        e = products[0]
+    first = [e for e in step.graph.eqns if e.phase == FORWARD and e.output in products]
+    if first and all(_divides(e, forward(e), size) is None for e in first):
+        e = first[0]
         sizes = ", ".join(f"{f}={n}" for f, n in rule_of(e).sizes.items())
         raise ShardingError(
             f"tensor parallelism over {size} devices has nothing to split: dot_general at "
