@@ -145,12 +145,12 @@ def test_memory_leaves_the_cheapest_that_fits() -> None:
     def program(memory: float | None) -> IntraOp:
         return IntraOp(step, stage, pricing, memory=memory)
 
-    free = solve(program(None).problem()).objective
+    free = program(None).solve().objective
     state = sum(v.type.nbytes for v in stage.graph.inputs)
-    seconds = [solve(program(f * state).problem()).objective for f in (9.0, 2.5, 1.8)]
+    seconds = [program(f * state).solve().objective for f in (9.0, 2.5, 1.8)]
     assert free == pytest.approx(seconds[0]) and sorted(seconds) == pytest.approx(seconds)
     with pytest.raises(InfeasibleError, match="memory of a device.*bytes"):
-        solve(program(0.2 * state).problem())
+        program(0.2 * state).solve()
 
 
 def test_specs_of_a_value_are_all_that_divide() -> None:

@@ -4,7 +4,7 @@
 
 Items are the same on all devices of the mesh but for the tile they work on; `lower.instantiate`
 fills that in. A conversion is made before its first reader and shared by later readers of the same
-window (prepare, forward, backward, apply).
+window (prepare, forward, backward, apply); one that the plan holds serves backward too.
 """
 
 from __future__ import annotations
@@ -130,6 +130,8 @@ class _Layout:
         self.home: dict[Var, ShardingSpec] = {}
         self.looped: set[Var] = set()
         self.made: dict[tuple[Var, ShardingSpec, str], str] = {}
+        values = list(stage.graph.values())
+        self.held = {(values[k], ShardingSpec.parse(text)) for k, text in plan.held}
         self.phase = PREPARE
 
     def run(self) -> StageCode:
@@ -257,6 +259,9 @@ class _Layout:
         if spec == home:
             return self.name(v, home)
         at = (v, spec, self.phase)
+        if self.phase == BACKWARD and (v, spec) in self.held:
+            kept = (v, spec, FORWARD)
+            at = kept if kept in self.made else at
         if at not in self.made:
             source, name = home, self.name(v, home)
             for move in self._path(v, home, spec):

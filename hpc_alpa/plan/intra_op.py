@@ -9,7 +9,7 @@ Values      conversions from produced to needed specs, cheapest paths, paid once
 Ties        a new state leaf lies as the old one; the elementwise equations that update one
             parameter lie alike, with its optimizer state, and so do equal layers
                                                 -> _ties(), plan.updates, plan.alike
-Memory      what is held at three points of a step                      -> plan.memory
+Memory      what is held at each point of a step, where it is too much   -> plan.memory
 
 Solved by `plan.solve`; the formulas are in `plan.solve.problem`.
 """
@@ -29,17 +29,18 @@ from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.contraction import contraction_dims
 from hpc_alpa.plan.alike import alike
-from hpc_alpa.plan.memory import memory_rows
+from hpc_alpa.plan.memory import Liveness, active_terms, liveness
 from hpc_alpa.plan.paths import BUCKET_BYTES, Paths, key, price_on, write
 from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.plan.settle import settle
+from hpc_alpa.plan.solve.highs import Options, solve
 from hpc_alpa.plan.solve.problem import (
+    Assignment,
     MemoryRow,
     Problem,
     Reader,
     Value,
     Window,
-    evaluate,
 )
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.plan.updates import Updates, uniform
@@ -201,10 +202,13 @@ class IntraOp:
     input_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
     equation_strategies: list[tuple[Strategy, ...]] = field(default_factory=list)
     output_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
+    _classes: list[tuple[tuple[ShardingSpec, ...], tuple[ShardingSpec, ...]]] = field(
+        default_factory=list
+    )
     _made: Problem | None = None
 
     def problem(self) -> Problem:
-        """Build the program.
+        """Build the program, without limits on memory.
 
         Raises:
             ShardingError: an equation has no strategy within the restrictions.
@@ -222,11 +226,31 @@ class IntraOp:
         names = [graph.describe(v) for v in graph.inputs]
         names += [f"{e.op.name} {e.output} {e.source}" for e in graph.eqns]
         names += [f"output {k}" for k in range(len(graph.outputs))]
-        made = Problem(tuple(costs), tuple(values), (), tuple(self._ties()), tuple(names))
-        if self.memory is not None:
-            made = replace(made, rows=self._memory(made, self.memory))
-        self._made = made
-        return made
+        self._made = Problem(tuple(costs), tuple(values), (), tuple(self._ties()), tuple(names))
+        return self._made
+
+    def solve(self, options: Options | None = None) -> Solution:
+        """The best choices within the device's memory.
+
+        Rows are added at the points where a solution holds too much, until none does: a few of
+        thousands bind.
+
+        Raises:
+            InfeasibleError: nothing fits; says where, by how much, and the nearest fit.
+        """
+        bare = self.problem()
+        rows: dict[int, MemoryRow] = {}
+        while True:
+            self._made = replace(bare, rows=tuple(rows[p] for p in sorted(rows)))
+            solution = solve(self._made, options)
+            if self.memory is None:
+                return solution
+            active = active_terms(bare, solution.assignment)
+            peaks = self.live.peaks(active, self.memory)
+            new = [p for p in peaks if p not in rows]
+            if not new:
+                return solution
+            rows.update((p, self.live.row(p, self.memory)) for p in new)
 
     def runs(self, phase: str) -> int:
         """How often a phase runs in a step."""
@@ -429,6 +453,7 @@ class IntraOp:
             inside = made is not None and k >= len(self.stage.results)
             window = WINDOWS[made.phase] if made is not None and inside else Window.APPLY
             readers.setdefault(v, []).append((node, self.output_specs[k], window))
+        self._classes.clear()
         return [self._value(v, nodes[v], found) for v, found in readers.items()]
 
     def _value(
@@ -447,6 +472,8 @@ class IntraOp:
         if self.rows.dims[v]:
             ways = [[self.rows.converts(v, p, t) for t in targets] for p in sources]
             conversion[~np.array(ways)] = np.inf
+        self._classes.append((sources, targets))
+        windows = {w for _, _, w in readers}
         at_source = {s: k for k, s in enumerate(sources)}
         at_target = {s: k for k, s in enumerate(targets)}
         return Value(
@@ -454,6 +481,7 @@ class IntraOp:
             np.array([at_source[s] for s in self.produced(node)]),
             tuple(Reader(n, np.array([at_target[s] for s in needs]), w) for n, needs, w in readers),
             conversion,
+            holdable={Window.FORWARD, Window.BACKWARD} <= windows,
             name=self.stage.graph.describe(v),
         )
 
@@ -466,19 +494,22 @@ class IntraOp:
         return min(BUCKET_BYTES, sum(v.type.nbytes for v in sums))
 
     # -------------------------------------------------------------------------------- memory
-    def _memory(self, draft: Problem, limit: float) -> tuple[MemoryRow, ...]:
+    @cached_property
+    def live(self) -> Liveness:
+        """What is held at each point of the step, under every choice; follows `problem()`."""
         n = len(self.input_specs) + len(self.equation_strategies)
 
         def specs(node: int) -> tuple[ShardingSpec, ...]:
             return self.produced(node) if node < n else self.output_specs[node - n]
 
+        assert self._made is not None, "live follows problem()"
         slots, mesh = self.step.num_microbatches, self.pricing.mesh.shape
-        return memory_rows(draft, self.stage, specs, mesh, slots, self.in_flight, limit)
+        return liveness(self._made, self.stage, specs, self._classes, mesh, slots, self.in_flight)
 
     def held_bytes(self, solution: Solution) -> float:
-        """Bytes that the memory rows count of a solution: the most at once."""
-        assert self._made is not None, "held_bytes follows problem()"
-        return float(evaluate(self._made, solution.assignment).memory.max(initial=0.0))
+        """Bytes that a device holds under a solution: the most at once."""
+        assert self._made is not None, "held_bytes follows solve()"
+        return float(self.live.profile(active_terms(self._made, solution.assignment)).max())
 
     # ------------------------------------------------------------------------------ decoding
     def decode(self, solution: Solution, axes: tuple[str, ...]) -> StagePlan:
@@ -486,13 +517,26 @@ class IntraOp:
         graph = self.stage.graph
         n_in, n_eq = len(graph.inputs), len(graph.eqns)
         assert self._made is not None, "decode follows problem()"
-        choice = settle(
+        found = settle(
             self._made, graph, self.input_specs, self.equation_strategies, solution.assignment
-        ).choices
+        )
+        choice = found.choices
         inputs = [self.input_specs[k][choice[k]] for k in range(n_in)]
         chosen = [self.equation_strategies[k][choice[n_in + k]] for k in range(n_eq)]
         outputs = [self.output_specs[k][choice[n_in + n_eq + k]] for k in range(len(graph.outputs))]
-        return stage_plan(self.pricing, self.stage, axes, inputs, chosen, outputs, self.rows)
+        made = stage_plan(self.pricing, self.stage, axes, inputs, chosen, outputs, self.rows)
+        return replace(made, held=self._held(found))
+
+    def _held(self, found: Assignment) -> tuple[tuple[int, str], ...]:
+        """Copies that stay from forward to backward, as a plan keeps them."""
+        assert self._made is not None
+        held = []
+        for k, t in found.held:
+            (sources, targets), value = self._classes[k], self._made.values[k]
+            source = sources[value.produced[found.choices[value.producer]]]
+            if source != targets[t]:
+                held.append((value.producer, str(targets[t])))
+        return tuple(sorted(held))
 
 
 def stage_plan(

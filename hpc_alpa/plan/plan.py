@@ -26,6 +26,8 @@ class StagePlan:
         inputs: the spec of each input of the stage's graph.
         outputs: the spec of each output of the stage's graph.
         conversions: (key, specs along the cheapest path) of each conversion; see `plan.paths`.
+        held: (number of a value of the stage's graph, spec) of each copy that is made in forward
+            and stays for backward; other copies are made in both.
     """
 
     mesh_shape: tuple[int, ...]
@@ -35,6 +37,7 @@ class StagePlan:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     conversions: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    held: tuple[tuple[int, str], ...] = ()
 
     @property
     def mesh(self) -> DeviceMesh:

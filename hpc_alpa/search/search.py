@@ -20,7 +20,6 @@ from hpc_alpa.lower import lower
 from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions
 from hpc_alpa.plan.methods import Method, parse_method, restrictions, split_products
 from hpc_alpa.plan.plan import Plan, StagePlan
-from hpc_alpa.plan.solve.highs import solve
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.schedule import SCHEDULES, peak_in_flight
 from hpc_alpa.search.layers import find_layers
@@ -228,7 +227,7 @@ def _plan(
         program = IntraOp(
             step, stage, Pricing.on(mesh, request.cost), rules, in_flight[stage.index], memory
         )
-        solution = solve(program.problem())
+        solution = program.solve()
         solutions.append(solution)
         counted = max(counted, program.held_bytes(solution))
         stages.append(program.decode(solution, axes))
