@@ -71,12 +71,24 @@ def layer_norm(x: np.ndarray) -> np.ndarray:
     return made
 
 
+def batch_norm(x: np.ndarray) -> np.ndarray:
+    d = x - x.mean((0, 1))
+    made: np.ndarray = d / np.sqrt(x.var((0, 1)) + 1e-5) * SCALE + BIAS
+    return made
+
+
 X = normal(2, 4, 6)
 # name: (function, argument, expected); alphabetical
 CASES: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "attention": (lambda q: nn.attention(q, K, V), Q, attention(True)),
     "attention, not causal": (lambda q: nn.attention(q, K, V, causal=False), Q, attention(False)),
     "avg_pool": (lambda x: nn.avg_pool(x, 3), IMAGE, windows(IMAGE, 3, 3).mean((-2, -1))),
+    "batch_norm": (lambda x: nn.batch_norm(x, SCALE, BIAS), X, batch_norm(X)),
+    "batch_norm_inference": (
+        lambda x: nn.batch_norm_inference(x, SCALE, BIAS, X.mean((0, 1)), X.var((0, 1))),
+        X,
+        batch_norm(X),
+    ),
     "conv": (lambda x: nn.conv(x, KERNEL[0], 2, 1), IMAGE[0], None),
     "conv2d": (lambda x: nn.conv2d(x, KERNEL), IMAGE, conv(1, (1, 1))),
     "conv2d, groups": (
@@ -156,6 +168,33 @@ def test_one_hot() -> None:
     np.testing.assert_array_equal(nn.one_hot(LABELS, 6), expected)
     require_same(lambda i: (nn.one_hot(i, 6), nn.one_hot(i, 6, bool)), LABELS.astype(np.int32))
     assert nn.one_hot(LABELS, 6, np.float64).dtype == np.float64
+
+
+def test_batch_norm_gives_its_statistics() -> None:
+    x = normal(8, 3, 3, 4) * 3 + 7
+    require_same(nn.batch_statistics, x)
+    mean, variance = nn.batch_statistics(x)
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), 1e-12)
+    np.testing.assert_allclose(variance, x.var((0, 1, 2)), 1e-12)
+
+    def both(x: Any) -> Any:
+        return nn.batch_norm(x, np.ones(4), np.zeros(4)), nn.batch_statistics(x)
+
+    names = [e.op.name for e in ht.trace(both, (x,), ("x",)).graph.eqns]
+    assert names.count("batch_moments") == names.count("batch_statistics") == 1
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("float16", 2e-3), ("float32", 2e-5)])
+def test_batch_norm_of_a_far_mean_in_a_narrow_dtype(dtype: str, digits: float) -> None:
+    """Deviations of 1 around 1000: their squares are summed beside squares of a million."""
+    far = normal(64, 5, 4, dtype=dtype) + np.asarray(1000, dtype)
+    x, ones = far.astype(np.float64), np.ones(4, dtype)
+    wanted = (x - x.mean((0, 1))) / np.sqrt(x.var((0, 1)) + 1e-5)
+    y, (mean, variance) = nn.batch_norm(far, ones, 0 * ones), nn.batch_statistics(far)
+    assert (y.dtype, mean.dtype, variance.dtype) == (dtype, "float32", "float32")
+    np.testing.assert_allclose(y, wanted, atol=4 * digits)
+    np.testing.assert_allclose(variance, x.var((0, 1)), 1e-6)
+    require_same(lambda x: nn.batch_norm(x, ones, 0 * ones), far)
 
 
 def test_top_k_prefers_the_first_of_equal_elements() -> None:

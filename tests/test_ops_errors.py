@@ -115,6 +115,13 @@ CASES = [
     ("unpool", (X,), P2, X, "unpool of"),
     ("pool_pick", (X, W), P2, None, "two values of one type"),
     ("pool_unpick", (X, X), P2, None, "one value a window"),
+    # batch norm
+    ("batch_moments", (F,), NONE, None, r"floating x \(batch, \*spatial, channels\)"),
+    ("batch_statistics", (M,), {"count": 2, "dtype": "float32"}, None, "float64.2,channels. and"),
+    ("batch_norm", (M, M, F, F), {"eps": 1e-5}, None, "takes .float32.4,6., float32.2,6."),
+    ("batch_norm", (M, M.with_shape((2, 6))), {"eps": 1e-5}, None, "batch_norm takes"),
+    ("batch_norm_grad", (M, M), NONE, None, "batch_norm_grad does not take .* 'eps'|KeyError"),
+    ("batch_norm_grad_sums", (I, I, I), {"eps": 1e-5}, None, "floating x"),
     # fused
     ("softmax", (S,), {"scale": 1.0, "causal": False}, None, "softmax takes 1 floating"),
     ("softmax", (I,), {"scale": 1.0, "causal": False}, None, "softmax takes 1 floating"),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpc_alpa.ir import TABLE, Builder, Graph, evaluate, verify
+from hpc_alpa.ir import TABLE, Builder, Graph, TensorType, evaluate, verify
 from hpc_alpa.transform import gradient, simplify
 from tests.helpers.differences import directional
 from tests.helpers.random_equations import EQUATIONS, Drawn, random_equation
 
-# Gradients of gradients: linear in the cotangent, constant in the first operand.
-SECOND = {"gelu_grad": (1,), "pool_pick": (1,), "pool_unpick": (1,), "softmax_grad": (1,)}
+# Operands that a row is differentiated by: gradients of gradients are constant in the first
+# operand, and batch_norm's by x is that of its statistics too.
+SECOND = {
+    "batch_norm": (2, 3), "gelu_grad": (1,), "pool_pick": (1,), "pool_unpick": (1,),
+    "softmax_grad": (1,),
+}  # fmt: skip
 # J and its transpose without differences: the operator itself is linear in these operands.
 LINEAR = {
     "add": (0, 1), "broadcast": (0,), "concatenate": (0, 1, 2), "conv": (0,),
@@ -92,7 +96,7 @@ def test_the_vjp_of_a_linear_row_is_its_transpose(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in DIFFERENTIABLE if n not in ("cross_entropy", "layer_norm")]
+    "name", [n for n in DIFFERENTIABLE if n not in ("batch_norm", "cross_entropy", "layer_norm")]
 )
 def test_the_transpose_of_the_transpose_is_the_derivative(name: str) -> None:
     """J^T u is linear in u: its own gradient by u, at v, is J v, whatever u is."""
@@ -122,3 +126,25 @@ def test_the_transpose_of_the_transpose_is_the_derivative(name: str) -> None:
             np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6, err_msg=str(drawn.graph))
             compared += 1
     assert compared >= 5
+
+
+def test_the_gradient_of_batch_norm_includes_its_statistics() -> None:
+    """By x, through the rows that make mean and variance of x, against differences."""
+    for seed, shape in enumerate([(4, 3), (2, 5, 2), (2, 3, 2, 4)]):
+        rng = np.random.default_rng(seed)
+        x, u = rng.normal(2.0, 3.0, shape), rng.normal(size=shape)
+        scale, bias = rng.normal(size=(2, shape[-1]))
+        b = Builder()
+        inputs = [b.input(TensorType(np.shape(v), "float64")) for v in (x, scale, bias, u)]
+        moments = b.batch_moments(inputs[0])
+        count = x.size // shape[-1]
+        statistics = b.batch_statistics(moments, count=count, dtype="float64")
+        out = b.batch_norm(inputs[0], statistics, *inputs[1:3], eps=1e-3)
+        loss = b.reduce_sum(b.mul(out, inputs[3]), dims=tuple(range(x.ndim)))
+        forward = b.build((loss,))
+        parts = gradient(b, tuple(b.eqns), loss, inputs[:3])
+        found = evaluate(verify(simplify(b.build(parts))), [x, scale, bias, u])
+        for k, part in enumerate(found):
+            v = rng.normal(size=part.shape)
+            want = directional(forward, [x, scale, bias, u], k, v)
+            np.testing.assert_allclose((part * v).sum(), want, rtol=1e-8, atol=1e-8)

@@ -138,6 +138,29 @@ def _pool_unpick(c: Call, x: np.ndarray, ct: np.ndarray) -> np.ndarray:
     return out
 
 
+def _batch_normal(x: np.ndarray, s: np.ndarray) -> np.ndarray:
+    normal: np.ndarray = (x - s[0]) * (s[1] + 1e-5) ** -0.5
+    return normal
+
+
+def _batch_statistics(c: Call, m: np.ndarray) -> np.ndarray:
+    mean, square = m / c.params["count"]
+    return np.array([mean, np.where(square > mean**2, square - mean**2, 0)])
+
+
+def _batch_norm_grad(
+    c: Call, x: np.ndarray, s: np.ndarray, scale: np.ndarray, ct: np.ndarray, sums: np.ndarray
+) -> np.ndarray:
+    steep, level = sums / c.params["count"]
+    grad: np.ndarray = scale * (s[1] + 1e-5) ** -0.5 * (ct - level - _batch_normal(x, s) * steep)
+    return grad
+
+
+def _over_rows(*values: np.ndarray) -> np.ndarray:
+    """Sums over all dims but the last."""
+    return np.array([v.reshape(-1, v.shape[-1]).sum(0) for v in values])
+
+
 def _one_hot(shape: tuple[int, ...], indices: np.ndarray) -> np.ndarray:
     """The product with it picks: (rows, classes), or (rows, picks, classes)."""
     return np.eye(shape[-1])[indices]
@@ -222,6 +245,11 @@ def _gelu_grad(c: Call, x: np.ndarray, ct: np.ndarray) -> np.ndarray:
 ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
     "add": lambda c, x, y: x + y,
     "argmax": lambda c, x: np.argmax(x, c.params["dim"]),
+    "batch_moments": lambda c, x: _over_rows(x, x**2),
+    "batch_norm": lambda c, x, s, scale, bias: _batch_normal(x, s) * scale + bias,
+    "batch_norm_grad": _batch_norm_grad,
+    "batch_norm_grad_sums": lambda c, x, s, ct: _over_rows(_batch_normal(x, s) * ct, ct),
+    "batch_statistics": _batch_statistics,
     "broadcast": _broadcast,
     "cast": lambda c, x: x.astype(c.params["dtype"]),
     "compare": lambda c, x, y: getattr(x, f"__{c.params['direction']}__")(y),

@@ -1,7 +1,8 @@
-"""Functions that normalise along one dim: softmax, log_softmax, layer_norm."""
+"""Functions that normalise: along one dim, or, as batch_norm does, along all others."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,3 +41,38 @@ def layer_norm(x: Any, scale: Any, bias: Any, eps: float = 1e-5) -> Any:
         scale, bias: vectors of the last dim's extent and of x's dtype.
     """
     return apply("layer_norm", x, scale, bias, eps=float(eps))
+
+
+def batch_norm(x: Any, scale: Any, bias: Any, eps: float = 1e-5) -> Any:
+    """(x - mean) / sqrt(variance + eps) * scale + bias, with the statistics of this batch.
+
+    The batch is the step's whole batch: more microbatches than one would change its meaning.
+
+    Args:
+        x: (batch, *spatial, channels).
+        scale, bias: vectors of one number a channel, of x's dtype.
+    """
+    return apply("batch_norm", x, _batch_statistics(x), scale, bias, eps=float(eps))
+
+
+def batch_statistics(x: Any) -> tuple[Any, Any]:
+    """Mean and variance of each channel, as `batch_norm` takes them; for a moving average.
+
+    float32 for 16-bit values. No gradient flows through them.
+    """
+    statistics = _batch_statistics(x)
+    return statistics[0], statistics[1]
+
+
+def _batch_statistics(x: Any) -> Any:
+    count = math.prod(np.shape(x)[:-1])
+    dtype = "float64" if x.dtype == np.float64 else "float32"
+    return apply("batch_statistics", apply("batch_moments", x), count=count, dtype=dtype)
+
+
+def batch_norm_inference(
+    x: Any, scale: Any, bias: Any, mean: Any, variance: Any, eps: float = 1e-5
+) -> Any:
+    """`batch_norm` with given statistics of each channel, those of a training."""
+    r = scale / np.sqrt(variance + variance.dtype.type(eps))
+    return (x - mean) * r + bias

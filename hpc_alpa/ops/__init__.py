@@ -5,6 +5,7 @@ Importing this package fills `ir.op.TABLE`.
 
 from hpc_alpa.ir.op import TABLE
 from hpc_alpa.ops import (
+    batch_norm,
     boundary,
     contraction,
     convolution,
@@ -19,6 +20,6 @@ from hpc_alpa.ops import (
 from hpc_alpa.ops.rule import Rule
 
 __all__ = [
-    "TABLE", "Rule", "boundary", "contraction", "convolution", "elementwise", "fused", "indexing",
-    "movement", "pooling", "reduction", "source",
+    "TABLE", "Rule", "batch_norm", "boundary", "contraction", "convolution", "elementwise", "fused",
+    "indexing", "movement", "pooling", "reduction", "source",
 ]  # fmt: skip

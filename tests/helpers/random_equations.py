@@ -13,6 +13,7 @@ import numpy as np
 import hpc_alpa.ops  # noqa: F401  (fills the table)
 from hpc_alpa.ir import Builder, Graph, TensorType, Var
 from hpc_alpa.ir.types import numpy_dtype
+from hpc_alpa.ops.batch_norm import statistics_dtype
 
 CLASSES = 8
 
@@ -51,10 +52,10 @@ class Drawing:
     def shape(self, low: int = 0, high: int = 3) -> tuple[int, ...]:
         return tuple(self.extent() for _ in range(self.rng.randint(low, high)))
 
-    def input(self, shape: tuple[int, ...], kind: str = "normal") -> Var:
+    def input(self, shape: tuple[int, ...], kind: str = "normal", dtype: str = "") -> Var:
         """A new graph input; kinds: normal, positive, nonzero, bool, int, index."""
         x: np.ndarray = self.np.normal(size=shape)
-        dtype = self.dtype
+        dtype = dtype or self.dtype
         if kind == "bool":
             dtype = "bool"
             x = x < 0
@@ -327,6 +328,33 @@ def _norm(name: str, parts: str) -> Draw:
     return draw
 
 
+def _batch_norm(name: str, parts: str) -> Draw:
+    """`x` stands for an operand of the whole shape, `s` for a pair a channel, `c` for a channel."""
+
+    def draw(d: Drawing) -> Var:
+        shape = (*d.shape(1, 3), d.rng.choice([1, 2, 4, 6]))
+        count = math.prod(shape[:-1])
+        if name == "batch_statistics":
+            moments = d.input((2, shape[-1]), "positive", "float64")
+            dtype = statistics_dtype(TensorType((), d.dtype))
+            return d.b.batch_statistics(moments, count=count, dtype=dtype)
+        if name == "batch_moments":
+            return d.b.batch_moments(d.input(shape))
+        # statistics, then sums
+        pairs = ["normal", "positive"]
+        inputs = []
+        for p in parts:
+            if p == "s":
+                dtype = statistics_dtype(TensorType((), d.dtype))
+                inputs.append(d.input((2, shape[-1]), pairs.pop(), dtype))
+            else:
+                inputs.append(d.input(shape if p == "x" else shape[-1:]))
+        params = {"count": count} if name == "batch_norm_grad" else {}
+        return d.b.emit(name, *inputs, eps=1e-5, **params)  # type: ignore[arg-type]
+
+    return draw
+
+
 def _cross_entropy(name: str) -> Draw:
     def draw(d: Drawing) -> Var:
         rows = d.extent()
@@ -341,6 +369,11 @@ def _cross_entropy(name: str) -> Draw:
 EQUATIONS: dict[str, Draw] = {  # alphabetical
     "add": _elementwise("add", 2),
     "argmax": _along_dim("argmax"),
+    "batch_moments": _batch_norm("batch_moments", "x"),
+    "batch_norm": _batch_norm("batch_norm", "xscc"),
+    "batch_norm_grad": _batch_norm("batch_norm_grad", "xscxs"),
+    "batch_norm_grad_sums": _batch_norm("batch_norm_grad_sums", "xsx"),
+    "batch_statistics": _batch_norm("batch_statistics", ""),
     "broadcast": _broadcast,
     "cast": _cast,
     "compare": _compare,

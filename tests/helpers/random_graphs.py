@@ -200,6 +200,16 @@ def _grow_fused(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     return [d.b.softmax(v, scale=0.5, causal=len(shape) > 1 and d.rng.random() < 0.5)]
 
 
+def _grow_batch_norm(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
+    b, shape = d.b, v.type.shape
+    if len(shape) < 2:
+        return []
+    x, count = b.tanh(v), v.type.size // shape[-1]
+    statistics = b.batch_statistics(b.batch_moments(x), count=count, dtype="float64")
+    scale, bias = (d.input(shape[-1:]) for _ in range(2))
+    return [b.batch_norm(x, statistics, scale, bias, eps=0.1)]
+
+
 def _grow_stop(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     return [d.b.stop_gradient(v)]
 
@@ -221,7 +231,8 @@ GROWERS: tuple[tuple[Grow, int], ...] = (  # and how often they are taken
     (_grow_select, 2),
     (_grow_source, 1),
     (_grow_cast, 1),
-    (_grow_fused, 3),
+    (_grow_fused, 4),
+    (_grow_batch_norm, 1),
     (_grow_stop, 1),
 )
 _LARGEST = 600
