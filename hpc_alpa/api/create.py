@@ -15,7 +15,7 @@ from hpc_alpa.lower import Program
 from hpc_alpa.lower.lower import lower_stages
 from hpc_alpa.plan.intra_op import IntraOp, Pricing
 from hpc_alpa.plan.plan import Plan, StagePlan
-from hpc_alpa.plan.solve.highs import solve
+from hpc_alpa.plan.solve.solver import solve
 from hpc_alpa.sharding import ShardingSpec
 from hpc_alpa.step import StageGraph, StepGraph
 from hpc_alpa.trace import Traced

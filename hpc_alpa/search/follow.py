@@ -8,7 +8,7 @@ from hpc_alpa.cost import Cost
 from hpc_alpa.ir.graph import Var
 from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions
 from hpc_alpa.plan.plan import Plan
-from hpc_alpa.plan.solve.highs import solve
+from hpc_alpa.plan.solve.solver import solve
 from hpc_alpa.sharding import ShardingSpec
 from hpc_alpa.step import StepGraph, anchors, split_stages
 

@@ -7,18 +7,17 @@ original problem.
 """
 
 import math
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from hpc_alpa.errors import InfeasibleError, PlanError
-from hpc_alpa.plan.solve import eliminate, prices
-from hpc_alpa.plan.solve.contract import WidthError
+from hpc_alpa.errors import InfeasibleError
+from hpc_alpa.plan.solve import prices, prune
 from hpc_alpa.plan.solve.descend import descend
 from hpc_alpa.plan.solve.infeasible import explain
 from hpc_alpa.plan.solve.lazy import LazyProgram
 from hpc_alpa.plan.solve.model import Model, build
+from hpc_alpa.plan.solve.options import Clock, Options
 from hpc_alpa.plan.solve.presolve import reduce
 from hpc_alpa.plan.solve.problem import Assignment, FloatArray, Problem, complete, evaluate
 from hpc_alpa.plan.solve.solution import Solution
@@ -28,29 +27,43 @@ _RELAX_SHARE = 0.5  # of the time that is left, so that some is left for the oth
 _IMPROVE_SHARE = 0.3
 
 
-@dataclass(frozen=True)
-class Options:
-    """When to stop: a proven gap, relative or absolute (seconds of objective), or wall time."""
-
-    relative_gap: float = 1e-6
-    absolute_gap: float = 0.0
-    seconds: float = 60.0
-
-
 def solve(problem: Problem, options: Options | None = None) -> Solution:
-    """The assignment of least objective, with its proven bound.
+    """The integer program alone; arguments, result and errors as of `solver.solve`."""
+    options = options or Options()
+    clock = Clock(options.seconds)
+    reduced = reduce(problem)
+    clock.lap("presolve")
+    found = improve(reduced.problem, options, clock)
+    return Solution.expanded(reduced, found.best, found.bound, options, clock)
 
-    When time ends first: the best assignment found, whose status is then "feasible".
+
+@dataclass(frozen=True, eq=False)
+class Improved:
+    """The best assignment, None where none was found, and the bound."""
+
+    best: Assignment | None
+    bound: float
+
+
+def improve(
+    problem: Problem,
+    options: Options,
+    clock: Clock,
+    best: Assignment | None = None,
+    bound: float = -math.inf,
+) -> Improved:
+    """A better assignment and a higher bound, for a problem without ties.
+
+    Args:
+        best, bound: of another road, to start from.
 
     Raises:
         InfeasibleError: says which memory limit is missed, by how much, and the nearest fit; or
             which forbidden conversions stand against each other.
-        PlanError: nothing was found within the time, and nothing was proven either.
     """
-    options = options or Options()
-    clock = _Clock(options.seconds)
     reduced = reduce(problem)
-    search = _Search(reduced.problem, options)
+    search = _Search(reduced.problem, options, bound)
+    search.offer(None if best is None else reduced.shrink(best))
     clock.lap("build")
     search.relax(_RELAX_SHARE * clock.left)
     clock.lap("relaxation")
@@ -63,47 +76,23 @@ def solve(problem: Problem, options: Options | None = None) -> Solution:
     if search.best is None:
         search.improve(0.0)
         clock.lap("heuristics")
-    if search.best is None:
-        raise PlanError(
-            f"no assignment of {len(problem.costs)} nodes under {len(problem.rows)} memory rows "
-            f"was found in {options.seconds:g} s, nor proven impossible: allow more seconds"
-        )
-    assignment = reduced.expand(search.best)
-    objective = evaluate(problem, assignment).objective
-    gap = max(options.relative_gap, _ROUNDING)
-    return Solution.of(objective, search.bound, assignment, gap, clock.phases, options.absolute_gap)
-
-
-class _Clock:
-    """Seconds that are left, and seconds per phase."""
-
-    def __init__(self, seconds: float) -> None:
-        self._begin = self._lap = time.perf_counter()
-        self._seconds = seconds
-        self.phases: dict[str, float] = {}
-
-    @property
-    def left(self) -> float:
-        return max(0.0, self._seconds - (time.perf_counter() - self._begin))
-
-    def lap(self, phase: str) -> None:
-        """Charge the time since the last lap to `phase`."""
-        now = time.perf_counter()
-        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._lap
-        self._lap = now
+    found = [a for a in (best, search.best and reduced.expand(search.best)) if a is not None]
+    objectives = [evaluate(problem, a).objective for a in found]
+    least = found[int(np.argmin(objectives))] if found else None
+    return Improved(least, min([search.bound, *objectives]))
 
 
 class _Search:
     """The best assignment of a problem without ties, and the bound, so far."""
 
-    def __init__(self, problem: Problem, options: Options) -> None:
+    def __init__(self, problem: Problem, options: Options, bound: float) -> None:
         self._problem, self._options = problem, options
         self._model = build(problem)
         self._program = LazyProgram(self._model)
         self._prices: FloatArray | None = None
         self._objective = math.inf
         self.best: Assignment | None = None
-        self.bound = sum(float(cost.min()) for cost in problem.costs)
+        self.bound = max(bound, sum(float(cost.min()) for cost in problem.costs))
 
     @property
     def proven(self) -> bool:
@@ -121,9 +110,9 @@ class _Search:
             self._prices = self._program.prices(outcome)
             self._program.add_close(outcome.columns)
             rounded = _assignment(self._problem, self._model, outcome.columns)
-            self._offer(rounded)
+            self.offer(rounded)
             if not self.proven:
-                self._offer(descend(self._problem, rounded.choices))
+                self.offer(descend(self._problem, rounded.choices))
 
     def improve(self, seconds: float) -> None:
         """By elimination, under prices on the memory where there are limits."""
@@ -132,15 +121,12 @@ class _Search:
             if self._problem.rows:
                 best, bound = prices.search(self._problem, self._prices, seconds, gap)
             else:
-                found = eliminate.solve(self._problem, relative_gap=gap, seconds=seconds)
-                best, bound = found.assignment, found.bound
+                found = prune.search(self._problem, gap, seconds)
+                best, bound = found.best, found.bound
         except InfeasibleError as error:
             raise explain(self._problem, self._model) from error
-        except WidthError:
-            start = [int(cost.argmin()) for cost in self._problem.costs]
-            best, bound = descend(self._problem, start), self.bound
         self.bound = max(self.bound, bound)
-        self._offer(best)
+        self.offer(best)
 
     def branch(self, seconds: float) -> None:
         """Branch and bound, from the best assignment."""
@@ -154,9 +140,9 @@ class _Search:
             raise explain(self._problem, self._model)
         self.bound = max(self.bound, bound)
         if outcome.columns is not None:
-            self._offer(_assignment(self._problem, self._model, outcome.columns))
+            self.offer(_assignment(self._problem, self._model, outcome.columns))
 
-    def _offer(self, candidate: Assignment | None) -> None:
+    def offer(self, candidate: Assignment | None) -> None:
         """Keep the candidate if it fits and is better."""
         if candidate is None:
             return

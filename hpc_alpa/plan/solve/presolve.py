@@ -1,6 +1,6 @@
 """Presolve of a choice program, exact: the optimum of the reduced problem expands to an optimum.
 
-ties                tied nodes become one node                                    -> _merge_ties()
+ties                tied nodes become one node, and what equal layers share one   -> _merge_ties()
 free holds          a copy that no memory row prices is held whenever it can be:
                     its forward and backward readers share one window             -> _merge_ties()
 own readers         a conversion between tied nodes is a cost of their choice     -> _fold()
@@ -31,6 +31,7 @@ from hpc_alpa.plan.solve.problem import (
 )
 
 Mask = NDArray[np.bool_]
+_Reading = tuple[int, bytes, Window]  # a node, the classes it needs, when
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,16 @@ class Reduced:
         held = [(self.held_of[k][0], int(self.held_of[k][1][t])) for k, t in assignment.held]
         return complete(self.original, choices, held)
 
+    def shrink(self, assignment: Assignment) -> Assignment | None:
+        """The reduced assignment that expands to this one's choices; None if some were dropped."""
+        choices = [0] * len(self.choices_of)
+        for v, choice in zip(self.node_of.tolist(), assignment.choices, strict=True):
+            at = int(np.searchsorted(self.choices_of[v], choice))
+            if at == len(self.choices_of[v]) or self.choices_of[v][at] != choice:
+                return None
+            choices[v] = at
+        return complete(self.problem, choices)
+
 
 def reduce(problem: Problem, keep: Sequence[int] = ()) -> Reduced:
     """The reduced problem. Nodes in `keep` keep all their choices.
@@ -65,15 +76,18 @@ def reduce(problem: Problem, keep: Sequence[int] = ()) -> Reduced:
     """
     groups, node_of = np.unique(leaders(problem), return_inverse=True)
     touched = _touched(problem)
-    merged = _merge_ties(problem, groups, node_of, touched)
+    merged, origin = _merge_ties(problem, groups, node_of, touched)
     kept = {int(node_of[node]) for node in keep}
     alive = _consistent(merged, kept)
-    alive = _undominated(merged, alive, kept, touched, _choice_nbytes(problem, node_of))
-    return _rebuild(problem, merged, node_of, alive, touched)
+    nbytes = _choice_nbytes(problem, node_of)
+    alive = _undominated(merged, alive, kept, touched[origin], nbytes)
+    return _rebuild(problem, merged, origin, node_of, alive, touched)
 
 
 def _touched(problem: Problem) -> Mask:
     """Values of which a memory row prices some copy."""
+    if not problem.rows:
+        return np.zeros(len(problem.values), np.bool_)
     first = problem.choice_offset[-1]
     cells = (np.flatnonzero(problem.priced[first:])) % max(1, problem.cell_offset[-1])
     touched = np.zeros(len(problem.values), np.bool_)
@@ -81,27 +95,55 @@ def _touched(problem: Problem) -> Mask:
     return touched
 
 
-def _merge_ties(problem: Problem, groups: IntArray, node_of: IntArray, touched: Mask) -> Problem:
-    """One node per group of tied nodes. Values keep their number and order; rows are left out."""
+def _merge_ties(
+    problem: Problem, groups: IntArray, node_of: IntArray, touched: Mask
+) -> tuple[Problem, IntArray]:
+    """One node per group of tied nodes, one value for those that become equal, as equal layers do.
+
+    Returns the problem, without rows, and for each of its values the first original one.
+    """
     costs = [np.zeros(len(problem.costs[node])) for node in groups]
     for node, cost in zip(node_of, problem.costs, strict=True):
         costs[node] = costs[node] + cost
-    values = []
-    for value, priced in zip(problem.values, touched, strict=True):
+    text: dict[int, bytes] = {}  # of an array, by its identity: layers share theirs
+
+    def content(classes: IntArray) -> bytes:
+        return text.setdefault(id(classes), classes.tobytes())
+
+    found: dict[object, tuple[int, dict[_Reading, Reader], Counter[int]]] = {}
+    table = {id(value.conversion): value.conversion for value in problem.values}
+    group_of = node_of.tolist()
+    for k, (value, priced) in enumerate(zip(problem.values, touched.tolist(), strict=True)):
         merge = value.holdable and not priced
-        unique = {}
+        readers: dict[_Reading, Reader] = {}
         for reader in value.readers:
             window = Window.FORWARD if merge and reader.window == Window.BACKWARD else reader.window
-            node = int(node_of[reader.node])
-            unique[node, reader.needed.tobytes(), window] = Reader(node, reader.needed, window)
-        producer = int(node_of[value.producer])
-        readers = tuple(unique.values())
-        if not priced:
-            readers = _fold(value, producer, readers, costs)
-        values.append(
-            replace(value, producer=producer, readers=readers, holdable=value.holdable and priced)
+            readers[group_of[reader.node], content(reader.needed), window] = reader
+        made = group_of[value.producer], content(value.produced), value.conversion.shape
+        key: object = k if priced else (*made, frozenset(readers))
+        _, _, times = found.setdefault(key, (k, readers, Counter()))
+        times[id(value.conversion)] += 1
+    values = []
+    for k, unique, times in found.values():
+        value, priced = problem.values[k], bool(touched[k])
+        producer = group_of[value.producer]
+        readers_left = tuple(
+            Reader(node, reader.needed, window) for (node, _, window), reader in unique.items()
         )
-    return Problem(tuple(costs), tuple(values), names=tuple(problem.names[v] for v in groups))
+        conversion = np.sum([count * table[which] for which, count in times.items()], axis=0)
+        value = replace(
+            value,
+            producer=producer,
+            readers=readers_left,
+            conversion=conversion,
+            holdable=value.holdable and priced,
+        )
+        if not priced:
+            value = replace(value, readers=_fold(value, producer, readers_left, costs))
+        values.append(value)
+    names = tuple(problem.names[v] for v in groups)
+    origin = np.array([k for k, _, _ in found.values()], np.int64)
+    return Problem(tuple(costs), tuple(values), names=names), origin
 
 
 def _fold(
@@ -210,7 +252,12 @@ def _undominated(
 
 
 def _rebuild(
-    problem: Problem, merged: Problem, node_of: IntArray, alive: list[Mask], touched: Mask
+    problem: Problem,
+    merged: Problem,
+    origin: IntArray,
+    node_of: IntArray,
+    alive: list[Mask],
+    touched: Mask,
 ) -> Reduced:
     """The problem of the choices that are alive, with equal values merged and rows renumbered."""
     choices_of = tuple(np.flatnonzero(mask) for mask in alive)
@@ -219,7 +266,7 @@ def _rebuild(
     values: list[Value] = []
     held_of: list[tuple[int, IntArray]] = []
     classes: list[tuple[int, int, IntArray, IntArray]] = []  # value, new value, its p and t
-    for k, value in enumerate(merged.values):
+    for k, value in zip(origin.tolist(), merged.values, strict=True):
         produced, made = _compress([value.produced[choices_of[value.producer]]])
         needed, wanted = _compress([r.needed[choices_of[r.node]] for r in value.readers])
         conversion = value.conversion[np.ix_(made, wanted)]
@@ -258,6 +305,8 @@ def _renumber(
     classes: Iterable[tuple[int, int, IntArray, IntArray]],
 ) -> tuple[MemoryRow, ...]:
     """The memory rows over the terms of the reduced problem; dropped terms are never active."""
+    if not problem.rows:
+        return ()
     dropped = bare.num_terms
     new_term = np.full(problem.num_terms, dropped)
     for node, group in enumerate(node_of.tolist()):

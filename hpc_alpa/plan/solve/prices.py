@@ -17,9 +17,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from hpc_alpa.plan.solve import eliminate
-from hpc_alpa.plan.solve.contract import WidthError
+from hpc_alpa.errors import InfeasibleError
+from hpc_alpa.plan.solve import prune
 from hpc_alpa.plan.solve.descend import descend
+from hpc_alpa.plan.solve.presolve import reduce
 from hpc_alpa.plan.solve.problem import (
     LOOP,
     Assignment,
@@ -34,7 +35,7 @@ from hpc_alpa.plan.solve.problem import (
 )
 
 _ROUNDS = 40
-_SHARE_ROUNDS = 3  # of the elimination, where it learns shares
+_PRICED_GAP, _PRICED_SECONDS = 1e-5, 2.0  # of each problem under prices
 _RISE = 2.0  # of the prices of rows over their limit, until something fits
 _FIRST_PRICE = 0.05  # of the objective, for the whole of a limit
 _IDLE, _NARROWER = 8, 0.95  # rounds that do not narrow the gap by so much end the search
@@ -164,11 +165,13 @@ class _Prices:
 
 def _cheapest(problem: Problem, x: Sequence[int]) -> tuple[Sequence[int], float]:
     """Choices of least objective for a problem without rows, and the bound of it."""
-    try:
-        found = eliminate.solve(problem, iterations=_SHARE_ROUNDS)
-    except WidthError:
-        return descend(problem, x).choices, -math.inf
-    return found.assignment.choices, found.bound
+    reduced = reduce(problem)
+    found = prune.search(reduced.problem, _PRICED_GAP, _PRICED_SECONDS)
+    if found.best is None:
+        if found.bound == math.inf:
+            raise InfeasibleError("forbidden conversions exclude every assignment")
+        return descend(problem, x).choices, found.bound
+    return reduced.expand(found.best).choices, found.bound
 
 
 class _Best:

@@ -216,6 +216,26 @@ class Problem:
         return np.arange(start, stop).reshape(self.values[value].conversion.shape)
 
     @cached_property
+    def _conversions(self) -> tuple[FloatArray, IntArray]:
+        """All conversion tables end to end, shared ones once, and where each value's begins."""
+        place: dict[int, int] = {}
+        tables: list[FloatArray] = []
+        for value in self.values:
+            if id(value.conversion) not in place:
+                place[id(value.conversion)] = len(tables)
+                tables.append(value.conversion.ravel())
+        starts = _offsets([table.size for table in tables])
+        which = np.array([place[id(value.conversion)] for value in self.values], np.int64)
+        return concatenate(tables), starts[which]
+
+    def cell_seconds(self, cells: IntArray) -> FloatArray:
+        """Seconds of the conversions of these cells."""
+        table, start = self._conversions
+        value = np.searchsorted(self.cell_offset, cells, side="right") - 1
+        seconds: FloatArray = table[start[value] + cells - self.cell_offset[value]]
+        return seconds
+
+    @cached_property
     def reads(self) -> Reads:
         """The readers laid out flat."""
         readers = [(k, r) for k, value in enumerate(self.values) for r in value.readers]
@@ -345,14 +365,19 @@ def evaluate(problem: Problem, assignment: Assignment) -> Evaluation:
             f"copies {missing} are held, but not needed in both windows or not holdable"
         )
     first, num_cells = problem.choice_offset[-1], problem.cell_offset[-1]
-    active = np.concatenate(
-        [problem.choice_offset[:-1] + choices]
-        + [first + window * num_cells + needed_cells(problem, choices, window) for window in Window]
-        + [np.array([possible[copy] for copy in sorted(assignment.held)], np.int64)]
-    )
-    indicator = np.zeros(problem.num_terms)
-    indicator[active] = 1.0
-    return Evaluation(float(problem.term_costs[active].sum()), problem.row_matrix @ indicator)
+    nodes = problem.choice_offset[:-1] + choices
+    cells = [needed_cells(problem, choices, window) for window in Window]
+    held = np.array([possible[copy] for copy in sorted(assignment.held)], np.int64)
+    seconds = np.concatenate([*problem.costs, np.empty(0)])[nodes].sum()
+    seconds += sum(problem.cell_seconds(part).sum() for part in cells)
+    saved = problem.cell_seconds(held - first - len(Window) * num_cells)
+    seconds -= saved[np.isfinite(saved)].sum()
+    if not problem.rows:
+        return Evaluation(float(seconds), np.empty(0))
+    copies = [first + window * num_cells + part for window, part in zip(Window, cells, strict=True)]
+    active = np.concatenate([nodes, *copies, held])
+    memory = problem.bytes_of_term[:, active].sum(axis=1)
+    return Evaluation(float(seconds), np.asarray(memory, np.float64).ravel())
 
 
 def ragged(sizes: IntArray) -> tuple[IntArray, IntArray]:

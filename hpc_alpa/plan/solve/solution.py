@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from hpc_alpa.plan.solve.problem import Assignment
+from hpc_alpa.errors import PlanError
+from hpc_alpa.plan.solve.options import Clock, Options
+from hpc_alpa.plan.solve.presolve import Reduced
+from hpc_alpa.plan.solve.problem import Assignment, evaluate
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,26 @@ class Solution:
         done = gap <= relative_gap or difference <= absolute_gap
         status: Literal["optimal", "feasible"] = "optimal" if done else "feasible"
         return cls(status, assignment, objective, bound, gap, sum(phases.values()), phases)
+
+    @classmethod
+    def expanded(
+        cls,
+        reduced: Reduced,
+        best: Assignment | None,
+        bound: float,
+        options: Options,
+        clock: Clock,
+    ) -> Self:
+        """The solution of the original problem. Raises PlanError if there is no assignment."""
+        problem = reduced.original
+        if best is None:
+            raise PlanError(
+                f"no assignment of {len(problem.costs)} nodes under {len(problem.rows)} memory "
+                f"rows was found in {options.seconds:g} s, nor proven impossible: allow more "
+                "seconds"
+            )
+        assignment = reduced.expand(best)
+        objective = evaluate(problem, assignment).objective
+        gap = max(options.relative_gap, _ROUNDING)
+        clock.lap("expansion")
+        return cls.of(objective, bound, assignment, gap, clock.phases, options.absolute_gap)

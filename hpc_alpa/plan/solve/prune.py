@@ -1,0 +1,159 @@
+"""The first road without memory rows: bound by messages, drop what is above, eliminate the rest.
+
+    messages      a lower bound, and for each choice that of every assignment with it
+    rounding      each pass gives an assignment; descent improves one of each round
+    pruning       choices whose bound is above the best objective are dropped
+    elimination   exact, as soon as what is left is narrow enough
+
+All three are exact, so that where the elimination ends, or the bound meets the objective, the
+optimum is proven; else the bound, the best assignment, and the choices that a better one may have.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_alpa.plan.solve.chains import Chains
+from hpc_alpa.plan.solve.contract import Factor, contract, order, trace_back
+from hpc_alpa.plan.solve.descend import descend
+from hpc_alpa.plan.solve.messages import Messages
+from hpc_alpa.plan.solve.pairwise import pairwise
+from hpc_alpa.plan.solve.problem import Assignment, IntArray, Problem, complete, evaluate
+
+_PASSES = 20  # in a round, there and back
+_ENTRIES = 2**24  # of all tables together, up to which elimination is faster than more messages
+_SHRUNK = 0.75  # of the choices, from which on the program is written anew
+_STALLED, _PATIENCE = 1e-4, 4  # rounds that close less of the gap than this end the search
+_WORTH = 0.3  # gap of a rounding up to which descent is worth its time
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What the search ended with.
+
+    Args:
+        best: the best assignment found; None where none was.
+        bound: no assignment has a smaller objective; that of `best` where it is proven. Infinite
+            where there is no assignment.
+        alive: per node, the choices that a better assignment may have, and those of `best`.
+    """
+
+    best: Assignment | None
+    bound: float
+    alive: tuple[NDArray[np.bool_], ...]
+
+
+def search(problem: Problem, relative_gap: float, seconds: float) -> Pruned:
+    """The best assignment of a problem without ties and rows, and its bound, within the time."""
+    end = time.perf_counter() + seconds
+    state = _State(problem, relative_gap)
+    while not state.proven:
+        if state.eliminate() or time.perf_counter() > end or state.stalled:
+            break
+        state.round(end)
+    return state.result()
+
+
+class _State:
+    """What is left of the program, the best assignment and the bound, so far."""
+
+    def __init__(self, problem: Problem, relative_gap: float) -> None:
+        self._problem, self._gap = problem, max(relative_gap, _ROUNDING)
+        self._chains = Chains(pairwise(problem))
+        self._chains.reduce()
+        self._new_messages()
+        self._best: Assignment | None = None
+        self._objective = math.inf
+        self._bound = -math.inf
+        self._idle = 0
+
+    def _new_messages(self) -> None:
+        self._messages = Messages(self._chains.program, self._chains.left)
+        self._wide = True  # not known yet whether elimination is possible
+
+    @property
+    def proven(self) -> bool:
+        if self._best is None:
+            return self._bound == math.inf
+        return self._objective - self._bound <= self._gap * abs(self._objective)
+
+    @property
+    def stalled(self) -> bool:
+        return self._idle >= _PATIENCE
+
+    def round(self, end: float) -> None:
+        """Some passes, a bound, an improved assignment; what is above it is dropped."""
+        messages = self._messages
+        candidates: list[tuple[float, tuple[int, ...]]] = []
+        for _ in range(_PASSES):
+            for forward in (True, False):
+                messages.run(forward)
+                candidates.append((messages.objective(), tuple(messages.choices.tolist())))
+            if time.perf_counter() > end:
+                break
+        bound, above = messages.bound()
+        if bound == math.inf:  # nothing better than what was pruned away
+            self._bound = self._objective
+            return
+        before = self._objective - self._bound
+        self._bound = max(self._bound, bound)
+        least, choices = min(candidates)
+        if least < self._objective or not math.isfinite(least):
+            self._offer(self._chains.expand(choices), least - bound < _WORTH * abs(least))
+        after = self._objective - self._bound
+        self._idle = self._idle + 1 if after > (1 - _STALLED) * before else 0
+        messages.drop(bound + above > self._objective * (1 + _ROUNDING))
+        if messages.alive.mean() < _SHRUNK:
+            messages.apply()
+            self._restrict(messages)
+
+    def _restrict(self, messages: Messages) -> None:
+        self._chains.restrict(np.split(messages.alive, messages.start[1:-1]))
+        self._chains.reduce()
+        self._new_messages()
+
+    def eliminate(self) -> bool:
+        """Solve what is left, if its tables are small."""
+        if not self._wide:
+            return False
+        self._wide = False
+        program, left = self._chains.program, self._chains.left
+        place = {v: i for i, v in enumerate(left)}
+        sizes = [len(program.node[v]) for v in left]
+        pairs = [(v, a) for v in left for a in program.pair[v] if place[v] < place[a]]
+        steps = order(sizes, [(place[v], place[a]) for v, a in pairs])
+        entries = sum(math.prod(sizes[v] for v in (node, *around)) for node, around in steps)
+        if entries > _ENTRIES:
+            return False
+        factors = [Factor((place[v],), program.node[v]) for v in left]
+        factors += [Factor((place[v], place[a]), program.pair[v][a]) for v, a in pairs]
+        minimum, buckets = contract(sizes, factors, steps, ())
+        least = float(minimum) + program.constant
+        if math.isfinite(least):
+            choice = trace_back(steps, buckets, {})
+            self._offer(self._chains.expand([choice[v] for v in range(len(left))]), improve=False)
+        self._bound = max(self._bound, min(least, self._objective))
+        return True
+
+    def _offer(self, choices: IntArray, improve: bool) -> None:
+        """Keep the assignment if it is better, or what descent makes of it."""
+        own = choices[: len(self._problem.costs)].tolist()
+        candidates = [complete(self._problem, own)]
+        if improve:
+            candidates.append(descend(self._problem, own))
+        for candidate in candidates:
+            objective = evaluate(self._problem, candidate).objective
+            if objective < self._objective:
+                self._objective, self._best = objective, candidate
+
+    def result(self) -> Pruned:
+        """What is known now."""
+        alive = [self._chains.alive(v) for v in range(len(self._problem.costs))]
+        if self._best is not None:
+            for mask, choice in zip(alive, self._best.choices, strict=True):
+                mask[choice] = True
+        return Pruned(self._best, min(self._bound, self._objective), tuple(alive))
