@@ -170,6 +170,30 @@ def test_one_hot() -> None:
     assert nn.one_hot(LABELS, 6, np.float64).dtype == np.float64
 
 
+def test_tokens_go_to_experts_and_back() -> None:
+    x, weights = normal(2, 5, 3), normal(2, 5, 2)
+    experts = RNG.integers(0, 4, (2, 5, 2))
+    places = np.arange(20).reshape(2, 5, 2) % 10  # 8 and 9 are beyond the capacity
+
+    def there(x: Any) -> Any:
+        return nn.dispatch(x, experts, places, num_experts=4, capacity=8)
+
+    def and_back(x: Any, weights: Any) -> Any:
+        return nn.combine(there(x), experts, places, weights)
+
+    y = there(x)
+    assert y.shape == (2, 4, 8, 3)
+    np.testing.assert_array_equal(y[1, experts[1, 2, 1], 5], x[1, 2])
+    np.testing.assert_array_equal(np.abs(y).sum(), np.abs(y[:, :, :8]).sum())
+    kept = np.where(places < 8, weights, 0).sum(-1, keepdims=True)
+    np.testing.assert_allclose(and_back(x, weights), x * kept, atol=1e-14)
+    require_same(and_back, x, weights)
+    grads = ht.grad(lambda p: (and_back(*p) * x).sum())((x, weights))
+    np.testing.assert_allclose(grads[0], x * kept, atol=1e-14)
+    squares = (x * x).sum(-1, keepdims=True)
+    np.testing.assert_allclose(grads[1], np.where(places < 8, squares, 0), atol=1e-13)
+
+
 def test_batch_norm_gives_its_statistics() -> None:
     x = normal(8, 3, 3, 4) * 3 + 7
     require_same(nn.batch_statistics, x)

@@ -16,6 +16,7 @@ NONE: dict[str, object] = {}
 
 X, W = TensorType((2, 5, 6, 4), "float32"), TensorType((3, 3, 4, 6), "float32")
 P = ((0, 0), (0, 0))
+X3, I3 = TensorType((2, 4, 6), "float32"), TensorType((2, 4, 1), "int64")
 S1: dict[str, object] = {"strides": (1, 1), "padding": P}
 P2: dict[str, object] = {"window": (2, 2), "strides": (2, 2), "padding": P}
 
@@ -115,6 +116,14 @@ CASES = [
     ("unpool", (X,), P2, X, "unpool of"),
     ("pool_pick", (X, W), P2, None, "two values of one type"),
     ("pool_unpick", (X, X), P2, None, "one value a window"),
+    # experts
+    ("dispatch", (X3, I3, I3), NONE, None, "told the type of its output"),
+    ("dispatch", (X3, I3, I3), NONE, X, r"dispatch takes tokens \(groups, tokens, width\)"),
+    ("dispatch", (X3, I3, X3), NONE, X.with_shape((2, 3, 3, 6)), "two integers a token"),
+    ("dispatch", (X3, I3, I3, X3), NONE, X.with_shape((2, 3, 3, 6)), "a weight each or none"),
+    ("combine", (M, I3, I3), NONE, None, "combine takes places of experts"),
+    ("combine", (X, I3, I3.with_shape((2, 4, 2))), NONE, None, "two integers a token and choice"),
+    ("combine_grad_weights", (X, I3, I3, X3), NONE, None, "combine_grad_weights takes tokens"),
     # batch norm
     ("batch_moments", (F,), NONE, None, r"floating x \(batch, \*spatial, channels\)"),
     ("batch_statistics", (M,), {"count": 2, "dtype": "float32"}, None, "float64.2,channels. and"),

@@ -18,12 +18,12 @@ SECOND = {
 }  # fmt: skip
 # J and its transpose without differences: the operator itself is linear in these operands.
 LINEAR = {
-    "add": (0, 1), "broadcast": (0,), "concatenate": (0, 1, 2), "conv": (0,),
-    "conv_grad_input": (0,), "conv_grad_weight": (1,), "cumsum": (0,), "gather": (0,),
-    "gelu_grad": (1,), "neg": (0,), "pad": (0,), "pick": (0,), "pool_pick": (1,),
-    "pool_unpick": (1,), "reduce_sum": (0,), "reshape": (0,), "scatter_add": (0,),
-    "select": (1, 2), "slice": (0,), "softmax_grad": (1,), "sub": (0, 1), "transpose": (0,),
-    "unpick": (0,), "unpool": (0,),
+    "add": (0, 1), "broadcast": (0,), "combine": (0,), "combine_grad_weights": (3,),
+    "concatenate": (0, 1, 2), "conv": (0,), "conv_grad_input": (0,), "conv_grad_weight": (1,),
+    "cumsum": (0,), "dispatch": (0,), "gather": (0,), "gelu_grad": (1,), "neg": (0,), "pad": (0,),
+    "pick": (0,), "pool_pick": (1,), "pool_unpick": (1,), "reduce_sum": (0,), "reshape": (0,),
+    "scatter_add": (0,), "select": (1, 2), "slice": (0,), "softmax_grad": (1,), "sub": (0, 1),
+    "transpose": (0,), "unpick": (0,), "unpool": (0,),
 }  # fmt: skip
 # Steps small enough that no maximum changes hands.
 SMALL_STEPS = ("max", "min", "pool", "reduce_max", "reduce_min")

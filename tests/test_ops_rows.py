@@ -99,6 +99,25 @@ def _conv_grad_weight(c: Call, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return out
 
 
+def _routes(experts: np.ndarray, places: np.ndarray, y_shape: tuple[int, ...]) -> np.ndarray:
+    """(groups, tokens, choices, experts, capacity): 1 where a choice is."""
+    eyes = [np.eye(8)[i][..., :n] for i, n in zip((experts, places), y_shape[1:3])]
+    found: np.ndarray = np.einsum("gske,gskc->gskec", *eyes)
+    return found
+
+
+def _dispatch(c: Call, x: np.ndarray, e: np.ndarray, p: np.ndarray, *w: np.ndarray) -> np.ndarray:
+    weights = w[0] if w else np.ones(e.shape)
+    found: np.ndarray = np.einsum("gsm,gskec,gsk->gecm", x, _routes(e, p, c.extents), weights)
+    return found
+
+
+def _combine(c: Call, y: np.ndarray, e: np.ndarray, p: np.ndarray, *w: np.ndarray) -> np.ndarray:
+    weights = w[0] if w else np.ones(e.shape)
+    found: np.ndarray = np.einsum("gecm,gskec,gsk->gsm", y, _routes(e, p, y.shape), weights)
+    return found
+
+
 def _pool(c: Call, x: np.ndarray) -> np.ndarray:
     largest = c.params["kind"] == "max"
     out = np.full(c.extents, -np.inf if largest else 0.0)
@@ -252,6 +271,10 @@ ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
     "batch_statistics": _batch_statistics,
     "broadcast": _broadcast,
     "cast": lambda c, x: x.astype(c.params["dtype"]),
+    "combine": _combine,
+    "combine_grad_weights": lambda c, y, e, p, x: np.einsum(
+        "gecm,gskec,gsm->gsk", y, _routes(e, p, y.shape), x
+    ),
     "compare": lambda c, x, y: getattr(x, f"__{c.params['direction']}__")(y),
     "concatenate": lambda c, *xs: np.concatenate(xs, c.params["dim"]),
     "conv": _conv,
@@ -260,6 +283,7 @@ ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
     "cross_entropy": lambda c, x, i: -np.log(special.softmax(x, -1))[np.arange(len(i)), i],
     "cross_entropy_grad": _cross_entropy_grad,
     "cumsum": lambda c, x: np.cumsum(x, c.params["dim"]),
+    "dispatch": _dispatch,
     "div": lambda c, x, y: x / y,
     "dot_general": lambda c, x, y: np.einsum(c.params["equation"], x, y),
     "erf": lambda c, x: np.vectorize(math.erf, otypes=[float])(x),

@@ -3,7 +3,7 @@
 from hpc_alpa.nn.activations import gelu, relu, sigmoid, silu
 from hpc_alpa.nn.attention import attention
 from hpc_alpa.nn.classes import cross_entropy, embedding, one_hot
-from hpc_alpa.nn.experts import top_k
+from hpc_alpa.nn.experts import combine, dispatch, top_k
 from hpc_alpa.nn.images import avg_pool, conv, conv2d, max_pool
 from hpc_alpa.nn.normalise import (
     batch_norm,
@@ -15,7 +15,7 @@ from hpc_alpa.nn.normalise import (
 )
 
 __all__ = [
-    "attention", "avg_pool", "batch_norm", "batch_norm_inference", "batch_statistics", "conv",
-    "conv2d", "cross_entropy", "embedding", "gelu", "layer_norm", "log_softmax", "max_pool",
-    "one_hot", "relu", "sigmoid", "silu", "softmax", "top_k",
+    "attention", "avg_pool", "batch_norm", "batch_norm_inference", "batch_statistics",
+    "combine", "conv", "conv2d", "cross_entropy", "dispatch", "embedding", "gelu", "layer_norm",
+    "log_softmax", "max_pool", "one_hot", "relu", "sigmoid", "silu", "softmax", "top_k",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from hpc_alpa.ops import (
     contraction,
     convolution,
     elementwise,
+    experts,
     fused,
     indexing,
     movement,
@@ -20,6 +21,6 @@ from hpc_alpa.ops import (
 from hpc_alpa.ops.rule import Rule
 
 __all__ = [
-    "TABLE", "Rule", "batch_norm", "boundary", "contraction", "convolution", "elementwise", "fused",
-    "indexing", "movement", "pooling", "reduction", "source",
+    "TABLE", "Rule", "batch_norm", "boundary", "contraction", "convolution", "elementwise",
+    "experts", "fused", "indexing", "movement", "pooling", "reduction", "source",
 ]  # fmt: skip

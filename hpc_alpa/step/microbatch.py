@@ -235,7 +235,7 @@ class _Writer:
 
 # Operators whose result depends on where a tile lies; `slot_dim` and `slots` say which of its dims
 # is split over time. A device's tile of slot m starts m slots further on in the whole value.
-LOCATED = ("iota", "random_bits", "softmax", "softmax_grad", "scatter_add", "unpick")
+LOCATED = ("dispatch", "iota", "random_bits", "softmax", "softmax_grad", "scatter_add", "unpick")
 
 
 def _split_dim(spec: ShardingSpec) -> int:

@@ -242,6 +242,25 @@ def _conv(name: str) -> Draw:
     return draw
 
 
+def _experts(name: str) -> Draw:
+    """Indices of 8 experts and places into 8 or fewer: some choices are dropped, some meet."""
+
+    def draw(d: Drawing) -> Var:
+        groups, tokens, width = (d.rng.choice([1, 2, 4, 6]) for _ in range(3))
+        experts, capacity = d.rng.choice([2, 4, 8]), d.rng.choice([2, 4, 8])
+        choices = (groups, tokens, d.rng.choice([1, 2, 4]))
+        x, y = (groups, tokens, width), (groups, experts, capacity, width)
+        first = d.input(x if name == "dispatch" else y)
+        routes = [d.input(choices, "index") for _ in range(2)]
+        if name == "combine_grad_weights":
+            return d.b.combine_grad_weights(first, *routes, d.input(x))
+        weights = [d.input(choices)] if d.rng.random() < 0.6 else []
+        type = TensorType(y, d.dtype) if name == "dispatch" else None
+        return d.b.emit(name, first, *routes, *weights, type=type)
+
+    return draw
+
+
 def _pool(name: str) -> Draw:
     def draw(d: Drawing) -> Var:
         s, batch, channels = _sliding(d), d.rng.choice([1, 2, 4]), d.rng.choice([1, 2, 4])
@@ -376,6 +395,8 @@ EQUATIONS: dict[str, Draw] = {  # alphabetical
     "batch_statistics": _batch_norm("batch_statistics", ""),
     "broadcast": _broadcast,
     "cast": _cast,
+    "combine": _experts("combine"),
+    "combine_grad_weights": _experts("combine_grad_weights"),
     "compare": _compare,
     "concatenate": _concatenate,
     "conv": _conv("conv"),
@@ -384,6 +405,7 @@ EQUATIONS: dict[str, Draw] = {  # alphabetical
     "cross_entropy": _cross_entropy("cross_entropy"),
     "cross_entropy_grad": _cross_entropy("cross_entropy_grad"),
     "cumsum": _along_dim("cumsum"),
+    "dispatch": _experts("dispatch"),
     "div": _elementwise("div", 2, "nonzero"),
     "dot_general": _dot_general,
     "erf": _elementwise("erf", 1),

@@ -28,7 +28,7 @@ def _grow_binary(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
 def _grow_unary(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     b = d.b
     name = d.rng.choice(
-        ["cumsum", "div", "erf", "exp", "gelu", "log", "neg", "pow"]
+        ["cumsum", "div", "erf", "exp", "gelu", "gelu", "log", "neg", "pow"]
         + ["rsqrt", "scale", "sqrt", "tanh"]
     )
     if name == "exp":
@@ -200,6 +200,16 @@ def _grow_fused(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     return [d.b.softmax(v, scale=0.5, causal=len(shape) > 1 and d.rng.random() < 0.5)]
 
 
+def _grow_experts(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
+    b, shape = d.b, (*(1,) * (3 - v.type.ndim), *v.type.shape)
+    x = b.reshape(v, type=v.type.with_shape(shape))
+    experts, places = (d.input((*shape[:2], 2), "index") for _ in range(2))
+    places_of = v.type.with_shape((shape[0], CLASSES, 4, shape[2]))
+    taken = b.dispatch(x, experts, places, type=places_of)
+    weights = d.input((*shape[:2], 2))
+    return [b.combine(b.tanh(taken), experts, places, weights)]
+
+
 def _grow_batch_norm(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     b, shape = d.b, v.type.shape
     if len(shape) < 2:
@@ -216,7 +226,7 @@ def _grow_stop(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
 
 GROWERS: tuple[tuple[Grow, int], ...] = (  # and how often they are taken
     (_grow_binary, 4),
-    (_grow_unary, 4),
+    (_grow_unary, 5),
     (_grow_reduce, 4),
     (_grow_broadcast, 2),
     (_grow_reshape, 2),
@@ -227,12 +237,13 @@ GROWERS: tuple[tuple[Grow, int], ...] = (  # and how often they are taken
     (_grow_index, 3),
     (_grow_cross_entropy, 1),
     (_grow_top_k, 1),
-    (_grow_windows, 2),
+    (_grow_windows, 3),
     (_grow_select, 2),
     (_grow_source, 1),
     (_grow_cast, 1),
     (_grow_fused, 4),
     (_grow_batch_norm, 1),
+    (_grow_experts, 1),
     (_grow_stop, 1),
 )
 _LARGEST = 600
