@@ -9,14 +9,17 @@ A state is `{"params": ..., "optimizer": ..., "step": 0}`. The steps run as they
 arrays, and through `hpc_alpa.parallelize` on all ranks.
 """
 
-from hpc_alpa.models import bert, gpt, layers, mlp
+from hpc_alpa.models import bert, gpt, layers, mlp, moe, wide_resnet
 from hpc_alpa.models.bert import BERTConfig
 from hpc_alpa.models.gpt import GPTConfig
 from hpc_alpa.models.mlp import MLPConfig
+from hpc_alpa.models.moe import MoEConfig
 from hpc_alpa.models.optimizers import SGD, Adafactor, AdamW, Optimizer, adafactor, adamw, sgd
 from hpc_alpa.models.training import initial_state, make_train_step
+from hpc_alpa.models.wide_resnet import WideResNetConfig
 
 __all__ = [
-    "SGD", "Adafactor", "AdamW", "BERTConfig", "GPTConfig", "MLPConfig", "Optimizer", "adafactor",
-    "adamw", "bert", "gpt", "initial_state", "layers", "make_train_step", "mlp", "sgd",
+    "SGD", "Adafactor", "AdamW", "BERTConfig", "GPTConfig", "MLPConfig", "MoEConfig", "Optimizer",
+    "WideResNetConfig", "adafactor", "adamw", "bert", "gpt", "initial_state", "layers",
+    "make_train_step", "mlp", "moe", "sgd", "wide_resnet",
 ]  # fmt: skip

@@ -36,13 +36,19 @@ def require_trains(step: Step, state: Any, batches: Sequence[Any]) -> list[float
 
 
 def require_gradient(
-    loss: Callable[[Any], Any], params: Any, *, scale: float = 1.0, step: float = 1e-4
+    loss: Callable[[Any], Any],
+    params: Any,
+    *,
+    scale: float = 1.0,
+    step: float = 1e-4,
+    rel: float = 1e-6,
 ) -> None:
     """The gradient of a float64 loss, along one random direction for each parameter.
 
     Args:
         scale: of the parameters, away from the flat start.
-        step: of the differences, whose error is of its fourth power.
+        step: of the differences, whose error is of its fourth power, and of the rounding's share
+            in them; small enough to stay on one side of a kink.
     """
     params = tree_map(lambda p: p * scale, params)
     _, gradients = value_and_grad(loss)(params)
@@ -56,7 +62,7 @@ def require_gradient(
             return float(loss(tree.unflatten(moved)))
 
         slope = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
-        assert slope == pytest.approx((g * v).sum(), rel=1e-6, abs=1e-8), tree.paths()[k]
+        assert slope == pytest.approx((g * v).sum(), rel=rel, abs=1e-8), tree.paths()[k]
 
 
 def require_parallel_equals_one_rank(
