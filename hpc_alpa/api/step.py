@@ -357,7 +357,8 @@ def parallelize(
             `$HPC_ALPA_DB` or of this machine.
         memory: bytes of one device; None takes the cluster's.
         plan: a plan, or its file, instead of a search.
-        pins: {input's name: spec, or {dim: mesh axis}}; the rest is searched.
+        pins: {name: spec, or {dim: mesh axis}}; a name is an input's path, or the line of the model
+            that makes a value, "gpt.py:88"; the rest is searched.
         follow: run on the placement of that step's state (an evaluation step).
         backend: `host`, `cuda`, `local` (a cluster's devices as threads of this process), or
             `null` (moves nothing: the time of a step without communication; its numbers mean

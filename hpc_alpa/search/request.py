@@ -22,7 +22,7 @@ class Request:
         num_microbatches: None searches.
         schedule: `auto` or a name in `schedule.SCHEDULES`.
         memory: bytes of one device; None takes the cluster's.
-        pins: input's name -> spec, or -> {dim: mesh axis}.
+        pins: name of an input or of a line -> spec, or -> {dim: mesh axis} (`search.pins`).
         resharding: strategy of transfers between stages.
         layers: number of layers that stages are made of; None chooses.
     """

@@ -159,9 +159,7 @@ def _schedules(request: Request) -> list[str]:
 
 def _slices(request: Request, method: Method | None, step: StepGraph) -> Iterator[Slices]:
     if method is None:
-        yield from slice_stages(
-            request, step, lambda mesh: pinned(request.graph, request.pins, mesh)
-        )
+        yield from slice_stages(request, step, lambda mesh: pinned(step.graph, request.pins, mesh))
         return
     layers = find_layers(step, request.cost, method.stages)
     per_stage = method.num_devices // method.stages
@@ -221,7 +219,7 @@ def _plan(
     for stage, mesh, axes in zip(
         split_stages(step, candidate.cuts), candidate.meshes, candidate.axes, strict=True
     ):
-        rules = manual & pinned(request.graph, request.pins, mesh.shape)
+        rules = manual & pinned(step.graph, request.pins, mesh.shape)
         if method is None and not request.cost.in_seconds:
             rules = rules & split_products(mesh.shape)
         program = IntraOp(
