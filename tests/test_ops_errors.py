@@ -126,8 +126,8 @@ CASES = [
     ("combine_grad_weights", (X, I3, I3, X3), NONE, None, "combine_grad_weights takes tokens"),
     # batch norm
     ("batch_moments", (F,), NONE, None, r"floating x \(batch, \*spatial, channels\)"),
-    ("batch_statistics", (M,), {"count": 2, "dtype": "float32"}, None, "float64.2,channels. and"),
-    ("batch_norm", (M, M, F, F), {"eps": 1e-5}, None, "takes .float32.4,6., float32.2,6."),
+    ("batch_statistics", (M,), {"count": 2}, None, "float64.2,channels. and"),
+    ("batch_norm", (M, M, F, F), {"eps": 1e-5}, None, "takes .float32.4,6., float64.2,6."),
     ("batch_norm", (M, M.with_shape((2, 6))), {"eps": 1e-5}, None, "batch_norm takes"),
     ("batch_norm_grad", (M, M), NONE, None, "batch_norm_grad does not take .* 'eps'|KeyError"),
     ("batch_norm_grad_sums", (I, I, I), {"eps": 1e-5}, None, "floating x"),

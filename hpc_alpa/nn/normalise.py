@@ -60,14 +60,14 @@ def batch_statistics(x: Any) -> tuple[Any, Any]:
 
     float32 for 16-bit values. No gradient flows through them.
     """
-    statistics = _batch_statistics(x)
+    dtype = np.float64 if x.dtype == np.float64 else np.float32
+    statistics = _batch_statistics(x).astype(dtype)
     return statistics[0], statistics[1]
 
 
 def _batch_statistics(x: Any) -> Any:
     count = math.prod(np.shape(x)[:-1])
-    dtype = "float64" if x.dtype == np.float64 else "float32"
-    return apply("batch_statistics", apply("batch_moments", x), count=count, dtype=dtype)
+    return apply("batch_statistics", apply("batch_moments", x), count=count)
 
 
 def batch_norm_inference(

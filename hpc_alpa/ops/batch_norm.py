@@ -30,14 +30,14 @@ from hpc_alpa.ir.types import TensorType, numpy_dtype
 from hpc_alpa.ops.rule import Rule, bind
 
 
-def statistics_dtype(x: TensorType) -> str:
-    """The dtype of mean and variance: float32 for 16-bit values too."""
-    return "float64" if x.dtype == "float64" else "float32"
+def working_dtype(dtype: str) -> str:
+    """The dtype in which x of a dtype is normalised: float32 for 16-bit values too."""
+    return "float64" if dtype == "float64" else "float32"
 
 
-def _pair(x: TensorType) -> TensorType:
+def _pair(x: TensorType, dtype: str) -> TensorType:
     """Two numbers a channel."""
-    return TensorType((2, x.shape[-1]), statistics_dtype(x))
+    return TensorType((2, x.shape[-1]), dtype)
 
 
 def _channels(name: str, x: TensorType) -> TensorType:
@@ -49,7 +49,7 @@ def _channels(name: str, x: TensorType) -> TensorType:
 def _infer_moments(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
     (x,) = inputs
     _channels("batch_moments", x)
-    return _pair(x).with_dtype("float64")
+    return _pair(x, "float64")
 
 
 def _infer_statistics(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
@@ -58,20 +58,22 @@ def _infer_statistics(inputs: Types, params: Params, want: TensorType | None) ->
         raise GraphError(
             f"batch_statistics takes float64[2,channels] and a count, not {moments} and {count}"
         )
-    return moments.with_dtype(params["dtype"])
+    return moments
 
 
 def _infer(name: str, operands: str) -> Callable[..., TensorType]:
-    """x, like x; s, two numbers a channel; c, one a channel."""
+    """x, like x; c, one number a channel; s, statistics; g, the sums of the gradient."""
 
     def infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
         x = inputs[0]
-        types = {"c": _channels(name, x), "s": _pair(x), "x": x}
+        channel = _channels(name, x)
+        sums = _pair(x, working_dtype(x.dtype))
+        types = {"c": channel, "g": sums, "s": _pair(x, "float64"), "x": x}
         params["eps"]  # where it is missing, that is told here and not by a kernel
         if inputs != tuple(types[k] for k in operands):
             wanted = ", ".join(str(types[k]) for k in operands)
             raise GraphError(f"{name} takes ({wanted}), not ({', '.join(map(str, inputs))})")
-        return _pair(x) if name == "batch_norm_grad_sums" else x
+        return sums if name == "batch_norm_grad_sums" else x
 
     return infer
 
@@ -90,13 +92,14 @@ def _statistics(c: Call, moments: Any) -> Any:
     mean = moments[0] / c.params["count"]
     # Rounding may leave a constant channel a variance below 0.
     variance = np.maximum(moments[1] / c.params["count"] - mean * mean, 0)
-    return np.stack([mean, variance]).astype(numpy_dtype(c.type.dtype), copy=False)
+    return np.stack([mean, variance])
 
 
 def _normal(x: Any, statistics: Any, eps: float) -> tuple[Any, Any]:
-    """x normalised, and the reciprocal deviation, in the dtype of the statistics."""
-    r = 1 / np.sqrt(statistics[1] + statistics.dtype.type(eps))
-    return (x.astype(r.dtype, copy=False) - statistics[0]) * r, r
+    """x normalised, and the reciprocal deviation, in the dtype that x is normalised in."""
+    dtype = numpy_dtype(working_dtype(x.dtype.name))
+    r = (1 / np.sqrt(statistics[1] + eps)).astype(dtype)
+    return (x.astype(dtype, copy=False) - statistics[0].astype(dtype)) * r, r
 
 
 def _batch_norm(c: Call, x: Any, statistics: Any, scale: Any, bias: Any) -> Any:
@@ -155,7 +158,7 @@ _ROWS: dict[str, tuple[Any, ...]] = {  # name: infer, reference, vjp, rule, flop
         _rule("{x}, z^ c, c, c -> {x}", ((2, 3),)), 4,
     ),
     "batch_norm_grad": (
-        _infer("batch_norm_grad", "xscxs"), _grad, None,
+        _infer("batch_norm_grad", "xscxg"), _grad, None,
         _rule("{x}, z^ c, c, {x}, z^ c -> {x}", ((2,), (3, 4))), 8,
     ),
     "batch_norm_grad_sums": (

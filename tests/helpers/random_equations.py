@@ -13,7 +13,7 @@ import numpy as np
 import hpc_alpa.ops  # noqa: F401  (fills the table)
 from hpc_alpa.ir import Builder, Graph, TensorType, Var
 from hpc_alpa.ir.types import numpy_dtype
-from hpc_alpa.ops.batch_norm import statistics_dtype
+from hpc_alpa.ops.batch_norm import working_dtype
 
 CLASSES = 8
 
@@ -348,28 +348,23 @@ def _norm(name: str, parts: str) -> Draw:
 
 
 def _batch_norm(name: str, parts: str) -> Draw:
-    """`x` stands for an operand of the whole shape, `s` for a pair a channel, `c` for a channel."""
+    """x: the whole shape; c: one number a channel; s: statistics; g: the sums of a gradient."""
 
     def draw(d: Drawing) -> Var:
         shape = (*d.shape(1, 3), d.rng.choice([1, 2, 4, 6]))
-        count = math.prod(shape[:-1])
+        pair, count = (2, shape[-1]), math.prod(shape[:-1])
         if name == "batch_statistics":
-            moments = d.input((2, shape[-1]), "positive", "float64")
-            dtype = statistics_dtype(TensorType((), d.dtype))
-            return d.b.batch_statistics(moments, count=count, dtype=dtype)
+            return d.b.batch_statistics(d.input(pair, "positive", "float64"), count=count)
         if name == "batch_moments":
             return d.b.batch_moments(d.input(shape))
-        # statistics, then sums
-        pairs = ["normal", "positive"]
-        inputs = []
-        for p in parts:
-            if p == "s":
-                dtype = statistics_dtype(TensorType((), d.dtype))
-                inputs.append(d.input((2, shape[-1]), pairs.pop(), dtype))
-            else:
-                inputs.append(d.input(shape if p == "x" else shape[-1:]))
-        params = {"count": count} if name == "batch_norm_grad" else {}
-        return d.b.emit(name, *inputs, eps=1e-5, **params)  # type: ignore[arg-type]
+        operands = {
+            "c": lambda: d.input(shape[-1:]),
+            "g": lambda: d.input(pair, "normal", working_dtype(d.dtype)),
+            "s": lambda: d.input(pair, "positive", "float64"),
+            "x": lambda: d.input(shape),
+        }
+        params: dict[str, Any] = {"count": count} if name == "batch_norm_grad" else {}
+        return d.b.emit(name, *(operands[p]() for p in parts), eps=1e-5, **params)
 
     return draw
 
@@ -390,7 +385,7 @@ EQUATIONS: dict[str, Draw] = {  # alphabetical
     "argmax": _along_dim("argmax"),
     "batch_moments": _batch_norm("batch_moments", "x"),
     "batch_norm": _batch_norm("batch_norm", "xscc"),
-    "batch_norm_grad": _batch_norm("batch_norm_grad", "xscxs"),
+    "batch_norm_grad": _batch_norm("batch_norm_grad", "xscxg"),
     "batch_norm_grad_sums": _batch_norm("batch_norm_grad_sums", "xsx"),
     "batch_statistics": _batch_norm("batch_statistics", ""),
     "broadcast": _broadcast,

@@ -215,7 +215,7 @@ def _grow_batch_norm(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
     if len(shape) < 2:
         return []
     x, count = b.tanh(v), v.type.size // shape[-1]
-    statistics = b.batch_statistics(b.batch_moments(x), count=count, dtype="float64")
+    statistics = b.batch_statistics(b.batch_moments(x), count=count)
     scale, bias = (d.input(shape[-1:]) for _ in range(2))
     return [b.batch_norm(x, statistics, scale, bias, eps=0.1)]
 
