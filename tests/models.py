@@ -13,17 +13,24 @@ import numpy as np
 
 from hpc_alpa import nn
 from hpc_alpa.models import (
+    SGD,
     AdamW,
     MLPConfig,
+    MoEConfig,
     Optimizer,
     adamw,
     initial_state,
     make_train_step,
     mlp,
+    moe,
+    sgd,
+    wide_resnet,
 )
 from hpc_alpa.models import layers as part
 from hpc_alpa.models.gating import top2
 from hpc_alpa.models.transformer import post_norm
+from hpc_alpa.pytree import tree_map
+from hpc_alpa.trace import value_and_grad
 
 Params = dict[str, Any]
 Inner = Callable[[Params, Any], Any]
@@ -118,7 +125,6 @@ def hidden_case(
     init_params: Callable[[Any], Params],
     forward: Callable[[Params, Any], Any],
     optimizer: Optimizer,
-    out: tuple[int, ...] = (),
 ) -> Case:
     """From hidden states of a shape to hidden states; mean squared error; float32."""
 
@@ -127,7 +133,7 @@ def hidden_case(
         return np.mean(difference * difference)
 
     rng = np.random.default_rng(0)
-    x, y = (rng.normal(size=s).astype("float32") for s in (shape, out or shape))
+    x, y = (rng.normal(size=s).astype("float32") for s in (shape, shape))
     step = make_train_step(loss, optimizer)
     return _state_only(step), initial_state(init_params, optimizer)(0), {"x": x, "y": y}
 
@@ -171,16 +177,6 @@ def s12_in_three() -> Case:
     return bert_case(batch=8, sequence=8, hidden=128, heads=8, attention="three")
 
 
-def init_experts(seed: Any, name: str, hidden: int, inner: int, experts: int) -> Params:
-    """A gate, and the two matrices of each expert's feed-forward, without biases."""
-    shapes = {
-        "gate": (hidden, experts),
-        "up": (experts, hidden, inner),
-        "down": (experts, inner, hidden),
-    }
-    return {k: part.init_weight(seed, f"{name}/{k}", s, "float32") for k, s in shapes.items()}
-
-
 def dense_experts(params: Params, x: Any, group: int, capacity: int) -> Any:
     """Experts that get their tokens, and give them back, by products with one-hot arrays.
 
@@ -199,26 +195,85 @@ def dense_experts(params: Params, x: Any, group: int, capacity: int) -> Any:
     return np.einsum("gsec,egcm->gsm", combine, made).reshape(np.shape(x))
 
 
-def s17_dense() -> Case:
+def experts_case(experts: Callable[[Params, Any, MoEConfig], Any]) -> Case:
     """An encoder layer of 16 experts, top-2, in groups of 32 tokens; Adam."""
-    hidden, heads, group, experts = 64, 16, 32, 16
+    config = MoEConfig(
+        layers=1, hidden=64, heads=16, sequence=16, vocabulary=1, experts=16, group=32
+    )
 
     def init_params(seed: Any) -> Any:
-        inner = init_experts(seed, "experts", hidden, 4 * hidden, experts)
-        return init_encoder_layer(seed, "layer", hidden, inner)
+        inner = moe.init_experts(seed, "experts", config, part.DEVIATION)
+        return init_encoder_layer(seed, "layer", config.hidden, inner)
 
     def forward(params: Any, x: Any) -> Any:
-        def inner(p: Params, x: Any) -> Any:
-            return dense_experts(p, x, group, 2 * group // experts)
+        return encoder_layer(params, x, config.heads, inner=lambda p, x: experts(p, x, config))
 
-        return encoder_layer(params, x, heads, inner=inner)
+    return hidden_case((64, 16, config.hidden), init_params, forward, adamw(AdamW()))
 
-    return hidden_case((64, 16, hidden), init_params, forward, adamw(AdamW()))
+
+def s17() -> Case:
+    """Tokens sent by index: experts split between devices."""
+    return experts_case(lambda p, x, config: moe.experts(p, x, config)[0])
+
+
+def s17_dense() -> Case:
+    """S17 with tokens sent by products with one-hot arrays, as Alpa does."""
+    return experts_case(lambda p, x, config: dense_experts(p, x, config.group, config.capacity))
+
+
+def convolutions_case(batch: int, size: int, channels: int, layers: int) -> Case:
+    """Each a 3x3 convolution of stride 2, batch norm, relu and a 2x2 maximum; SGD with momentum.
+
+    The state holds moving averages of the norms' statistics, as Alpa's does.
+    """
+    optimizer = sgd(SGD(0.1, momentum=0.9))
+
+    def init_params(seed: Any) -> Any:
+        return [
+            wide_resnet.init_convolution(seed, str(k), (3, 3, channels, channels), "float32")
+            for k in range(layers)
+        ]
+
+    def loss(params: Any, batch: Any) -> Any:
+        x, used = batch["x"], []
+        for p in params:
+            made = nn.conv2d(x, p["weight"], 2)
+            used.append(dict(zip(("mean", "variance"), nn.batch_statistics(made), strict=True)))
+            x = nn.relu(nn.batch_norm(made, p["norm"]["scale"], p["norm"]["bias"]))
+            x = nn.max_pool(x, 2, stride=1, padding="same")
+        difference = x - batch["y"]
+        return np.mean(difference * difference), used
+
+    def step(state: Any, batch: Any) -> Any:
+        (_, used), gradients = value_and_grad(loss, has_aux=True)(state["params"], batch)
+        params, velocity = optimizer.update(
+            gradients, state["optimizer"], state["params"], state["step"]
+        )
+        averages = tree_map(lambda old, new: 0.9 * old + 0.1 * new, state["statistics"], used)
+        return {
+            "params": params,
+            "optimizer": velocity,
+            "statistics": averages,
+            "step": state["step"] + 1,
+        }
+
+    state = initial_state(init_params, optimizer)(0)
+    one = {"mean": np.zeros(channels, "float32"), "variance": np.ones(channels, "float32")}
+    rng = np.random.default_rng(0)
+    sizes = (size, size // 2**layers)
+    x, y = (rng.normal(size=(batch, n, n, channels)).astype("float32") for n in sizes)
+    return step, {**state, "statistics": [one] * layers}, {"x": x, "y": y}
+
+
+def s20() -> Case:
+    """Few channels: data parallel."""
+    return convolutions_case(batch=16, size=16, channels=4, layers=3)
 
 
 CASES: dict[str, Callable[[], Case]] = {
     "S1": s1, "S5": s5, "S7": s7, "S10": s10, "S11": s11, "S12": s12,
-    "S12 in three": s12_in_three, "S17 dense": s17_dense,
+    "S12 in three": s12_in_three, "S17": s17,
+    "S17 dense": s17_dense, "S20": s20,
 }  # fmt: skip
 
 

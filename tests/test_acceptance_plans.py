@@ -286,22 +286,67 @@ def test_s12_is_megatron(name: str, mesh: tuple[int, ...]) -> None:
         assert str(spec) == (f"S{axis}R" if row_split else f"RS{axis}"), name
 
 
+@pytest.mark.parametrize("name", ["S17", "S17 dense"])
+@pytest.mark.parametrize("mesh", LINES)
+def test_s17_splits_experts(name: str, mesh: tuple[int, ...]) -> None:
+    found = plan_of(graph_of(name), mesh)
+    whole = {
+        k: v.type.nbytes
+        for v in found.stage.graph.inputs
+        if (k := found.stage.graph.name_of.get(v.id, "")).startswith("state/params/")
+        and not k.endswith(("/up", "/down"))
+    }
+    sent = 1 + 0.375 * 64 * 16 * 64 * 2 * 4 + 0.001  # every token to two experts
+    assert found.objective == pytest.approx(893965.09, abs=1e-2)
+    assert found.objective == pytest.approx(4 * sent + sum(map(all_reduce, whole.values())))
+    assert found.collectives == {
+        ("all_to_all", 4, 64 * 16 * 64 * 2 * 4): 4,
+        ("all_reduce", 4, sum(whole.values())): 1,
+    }
+    assert all(found.inputs[k].is_replicated for k in whole)
+    axis = mesh.index(4)
+    for k in ("up", "down"):
+        assert str(found.inputs[f"state/params/feed_forward/{k}"]) == f"S{axis}RR"
+
+
+@pytest.mark.parametrize("mesh", LINES)
+def test_s20_reduces_twice_for_each_norm(mesh: tuple[int, ...]) -> None:
+    found = plan_of(graph_of("S20"), mesh)
+    pair = 2 * 4 * 4  # a channel's gradients of scale and bias, which the norm's own gradient needs
+    assert found.collectives == {
+        ("all_reduce", 4, 2 * pair): 3,  # a channel's sums of numbers and of squares, float64
+        ("all_reduce", 4, pair): 3,
+        ("all_reduce", 4, 3 * 3 * 3 * 4 * 4 * 4): 1,  # the gradients of the weights, one bucket
+    }
+    assert found.objective == pytest.approx(
+        3 * (all_reduce(2 * pair) + all_reduce(pair) + all_reduce(3 * 3 * 4 * 4 * 4))
+    )
+    assert str(found.inputs["batch/x"]) == f"S{mesh.index(4)}RRR"
+    assert all(s.is_replicated for k, s in found.inputs.items() if k.startswith("state/params"))
+
+
 @pytest.mark.parametrize(
     ("name", "objective"),
-    [("S1", 38139.12), ("S5", 245765.05), ("S11", 152691.24), ("S12", 344071.07)],
+    [
+        ("S1", 38139.12),
+        ("S5", 245765.05),
+        ("S11", 152691.24),
+        ("S12", 344071.07),
+        ("S17", 893965.09),
+    ],
 )
 def test_without_tie_breakers_ours_costs_at_most_as_much(name: str, objective: float) -> None:
     assert plan_of(graph_of(name), (1, 4), tie_breakers=False).objective <= objective
 
 
-@pytest.mark.parametrize("name", ["S1", "S5", "S7", "S11", "S12"])
+@pytest.mark.parametrize("name", ["S1", "S5", "S7", "S11", "S12", "S17", "S20"])
 def test_the_objective_is_the_price_of_what_is_lowered(name: str) -> None:
     mesh, beta = ((2, 2), (1.0, 0.1)) if name == "S7" else ((1, 4), ())
     found = plan_of(graph_of(name), mesh, beta)
     assert found.cost == pytest.approx(found.objective, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["S1", "S5", "S11", "S12"])
+@pytest.mark.parametrize("name", ["S1", "S5", "S11", "S12", "S17", "S17 dense", "S20"])
 def test_the_plans_compute_the_step(name: str) -> None:
     case = graph_of(name)
     found = plan_of(case, (1, 4))
