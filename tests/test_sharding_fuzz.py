@@ -20,6 +20,7 @@ from tests.helpers.fuzz import Fuzz, Tie, is_tame
 from tests.helpers.random_graphs import random_graph
 
 MESHES: list[MeshShape] = [(2,), (4,), (2, 2), (2, 3), (3,)]
+THREE_AXES: MeshShape = (2, 2, 2)  # as long as all others together: for every fourth graph
 NUM_GRAPHS = 70
 SECONDS = float(os.environ.get("HPC_ALPA_FUZZ_SECONDS", "0"))
 
@@ -46,7 +47,7 @@ def test_random_graphs_under_random_strategies() -> None:
             values = environment(graph, drawn.arrays)
         if not is_tame(values):
             continue
-        for mesh in MESHES:
+        for mesh in [*MESHES, *([THREE_AXES] if seed % 4 == 0 else [])]:
             fuzz.rng = random.Random(f"{seed} {mesh}")
             cases += 1
             try:

@@ -19,7 +19,7 @@ from hpc_alpa.runtime.distributed import window
 from hpc_alpa.runtime.engine import Engine
 from hpc_alpa.runtime.runner import ThreadRunner
 from hpc_alpa.sharding import ShardingSpec, Strategy, num_tiles, strategies
-from hpc_alpa.step import StageGraph, StepGraph
+from hpc_alpa.step import BACKWARD, FORWARD, StageGraph, StepGraph
 from hpc_alpa.step.rows import Rows
 from tests.helpers.fuzz import Fuzz
 from tests.helpers.simulated_mesh import Held
@@ -76,7 +76,21 @@ class Scramble:
             tuple(str(held[v]) for v in graph.inputs),
             tuple(map(str, outputs)),
             tuple(sorted(conversions.items())),
+            self.copies(graph, chosen, held),
         )
+
+    def copies(
+        self, graph: Graph, chosen: Sequence[Strategy], held: dict[Var, ShardingSpec]
+    ) -> tuple[tuple[int, str], ...]:
+        """Some of the copies that forward makes and backward reads too: they are held for it."""
+        read: dict[tuple[Var, ShardingSpec], set[str]] = {}
+        for e, s in zip(graph.eqns, chosen, strict=True):
+            for v, need in zip(e.inputs, s.inputs, strict=True):
+                if need != held[v]:
+                    read.setdefault((v, need), set()).add(e.phase)
+        number = {v: k for k, v in enumerate(graph.values())}
+        both = [at for at, phases in read.items() if {FORWARD, BACKWARD} <= phases]
+        return tuple(sorted((number[v], str(s)) for v, s in both if self.rng.random() < 0.5))
 
     def input(self, v: Var) -> ShardingSpec:
         possible = specs_of(v.type, self.mesh)
