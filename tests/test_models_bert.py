@@ -123,20 +123,19 @@ def test_evaluation_drops_nothing() -> None:
 @pytest.mark.parametrize(
     ("method", "slots", "optimizer"),
     [
-        ("dp2", 2, adamw(AdamW(learning_rate=1e-2))),
+        ("dp2", 2, sgd(SGD(0.1, 0.9, nesterov=True))),
         ("tp2", 1, adafactor()),
-        ("auto", 1, sgd(SGD(0.1, 0.9, nesterov=True))),
     ],
-    ids=["dp2 adamw", "tp2 adafactor", "auto nesterov"],
+    ids=["dp2 nesterov", "tp2 adafactor"],
 )
 def test_in_parallel_a_bert_is_that_of_one_rank(
     method: str, slots: int, optimizer: Optimizer
 ) -> None:
-    config = replace(TINY, heads=2, vocabulary=12, dropout=0.1)
+    config = replace(TINY, layers=1, heads=2, vocabulary=12, dropout=0.1)
     require_parallel_equals_one_rank(
         bert.train_step(config, optimizer, seed=5),
         bert.init(config, optimizer),
-        [text(config, 8, k) for k in range(3)],
+        [text(config, 8, k) for k in range(2)],
         method,
         num_microbatches=slots,
     )

@@ -123,12 +123,13 @@ def test_evaluation_takes_the_moving_averages() -> None:
     assert evaluate(state, batch)["loss"] == pytest.approx(float(metrics["loss"]), rel=1e-9)
 
 
-@pytest.mark.parametrize("method", ["dp2", "tp2", "auto"])
+@pytest.mark.parametrize("method", ["dp2", "tp2"])
 def test_in_parallel_a_wide_resnet_is_that_of_one_rank(method: str) -> None:
+    config = replace(TINY, blocks=(1,))
     require_parallel_equals_one_rank(
-        wide_resnet.train_step(TINY, NESTEROV),
-        wide_resnet.init(TINY, NESTEROV),
-        [images(TINY, 8, k) for k in range(3)],
+        wide_resnet.train_step(config, NESTEROV),
+        wide_resnet.init(config, NESTEROV),
+        [images(config, 8, k) for k in range(2)],
         method,
         num_microbatches=1,
     )
