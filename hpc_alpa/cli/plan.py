@@ -33,7 +33,9 @@ def _method(context: click.Context, option: click.Parameter, value: str | None) 
 @options.script
 @options.machine
 @click.option("--devices", type=click.IntRange(min=1), help="Use the cluster's first N devices.")
-@click.option("--method", callback=_method, help="auto, dp2tp2pp2, zero2, tp2sp, shard_largest, ...")
+@click.option(
+    "--method", callback=_method, help="auto, dp2tp2pp2, zero2, tp2sp, shard_largest, ..."
+)
 @click.option("--num-microbatches", type=click.IntRange(min=1), help="Default: searched.")
 @click.option("--schedule", type=click.Choice(["auto", *SCHEDULES]), help="Order of microbatches.")
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="Bytes of a device.")

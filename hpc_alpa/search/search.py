@@ -190,7 +190,7 @@ def _score(
         peak = max(result.peak_bytes, default=0)
         least = min(least, peak)
         if peak <= limit:
-            done = replace(plan, predicted=_predicted(result), solver=_solver(solutions))
+            done = replace(plan, predicted=_predicted(result), solver=_solver(solutions, counted))
             return Scored(done, result.step_seconds)
         # Had the rows counted all that runs, this plan would not have met them.
         allowed = min(allowed, counted) * 0.98 * limit / peak
@@ -251,12 +251,13 @@ def _predicted(result: Simulation) -> dict[str, Any]:
     }
 
 
-def _solver(solutions: Sequence[Solution]) -> Mapping[str, Any]:
+def _solver(solutions: Sequence[Solution], held_bytes: float) -> Mapping[str, Any]:
     objective = sum(s.objective for s in solutions)
     bound = sum(s.bound for s in solutions)
     return {
         "objective": objective,
         "bound": bound,
+        "held_bytes": held_bytes,
         "gap": (objective - bound) / objective if objective else 0.0,
         "status": "optimal" if all(s.status == "optimal" for s in solutions) else "feasible",
     }
