@@ -33,7 +33,7 @@ from hpc_alpa.plan.memory import Liveness, active_terms, liveness
 from hpc_alpa.plan.paths import BUCKET_BYTES, Paths, key, price_on, write
 from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.plan.settle import settle
-from hpc_alpa.plan.solve.highs import Options, solve
+from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.plan.solve.problem import (
     Assignment,
     MemoryRow,
@@ -43,6 +43,7 @@ from hpc_alpa.plan.solve.problem import (
     Window,
 )
 from hpc_alpa.plan.solve.solution import Solution
+from hpc_alpa.plan.solve.solver import solve
 from hpc_alpa.plan.updates import Updates, uniform
 from hpc_alpa.sharding import (
     ShardingSpec,
