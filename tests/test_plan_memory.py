@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,7 @@ from hpc_alpa.errors import InfeasibleError
 from hpc_alpa.ir.graph import Var
 from hpc_alpa.models import AdamW, adamw, gpt
 from hpc_alpa.plan.intra_op import IntraOp, Pricing
-from hpc_alpa.plan.memory import active_terms
-from hpc_alpa.plan.solve.problem import complete
+from hpc_alpa.plan.solve.problem import complete, evaluate
 from hpc_alpa.pytree import flatten
 from hpc_alpa.sharding import num_tiles
 from hpc_alpa.simulate.memory import peak_bytes
@@ -68,9 +68,8 @@ def test_values_are_held_from_where_they_are_made_to_their_last_reader(seed: int
     choices = tuple(int(rng.integers(len(c))) for c in problem.costs)
     tied = tuple(choices[problem.ties[problem.ties[k]]] for k in range(len(choices)))
     problem = replace(problem, ties=())
-    nodes = active_terms(problem, complete(problem, tied))
-    nodes = nodes[nodes < problem.choice_offset[-1]]  # the copies of conversions left out
-    found = p.live.profile(nodes)
+    tiles = replace(p.live, spans=tuple(s for s in p.live.spans if s.kind is None))
+    found = tiles.profile(complete(problem, tied))
     np.testing.assert_allclose(found, plain_profile(p, tied), rtol=1e-12)
 
 
@@ -78,11 +77,12 @@ def test_a_row_is_the_profile_at_its_point() -> None:
     p = program(3, slots=2, in_flight=2)
     problem = p.problem()
     choices = tuple(int(c.argmin()) for c in problem.costs)
-    active = active_terms(problem, complete(problem, choices))
-    profile = p.live.profile(active)
+    assignment = complete(problem, choices)
+    profile = p.live.profile(assignment)
+    assert assignment.held and profile.max() > 0
     for point in range(0, len(p.live.points), 5):
-        row = p.live.row(point, 1.0)
-        held = row.nbytes[np.isin(row.terms, active)].sum()
+        limited = replace(problem, ties=(), rows=(p.live.row(point, 1.0),))
+        [held] = evaluate(limited, assignment).memory
         assert held == pytest.approx(profile[point])
 
 
@@ -92,7 +92,7 @@ def test_microbatches_in_flight_hold_what_backward_reads() -> None:
     for p in (one, three):
         problem = p.problem()
         assignment = complete(problem, tuple(int(c.argmin()) for c in problem.costs))
-        profiles.append(p.live.profile(active_terms(problem, assignment)))
+        profiles.append(p.live.profile(assignment))
     more = profiles[1] - profiles[0]
     phases = [e.phase for phase in ORDER for e in one.stage.graph.eqns if e.phase == phase]
     inside = np.array([*(phase in LOOP for phase in phases), False])
@@ -100,14 +100,14 @@ def test_microbatches_in_flight_hold_what_backward_reads() -> None:
     assert more[inside][0] > 0
 
 
-@pytest.mark.parametrize("seed", [3, 5])
-def test_less_memory_never_costs_less_and_is_kept(seed: int) -> None:
+def test_less_memory_never_costs_less_and_is_kept() -> None:
+    seed = 3
     free = program(seed)
     before = free.solve()
     most = free.held_bytes(before)
     assert program(seed, memory=2 * most).solve().objective == pytest.approx(before.objective)
     last, tightened = before.objective, 0
-    for share in (0.95, 0.9, 0.8, 0.7, 0.6):
+    for share in (0.9, 0.75, 0.6):
         p = program(seed, memory=share * most)
         try:
             found = p.solve()
@@ -126,7 +126,7 @@ OPTIMIZER = adamw(AdamW(learning_rate=RATE))
 MODEL = gpt.GPTConfig(**{**CONFIG, "layers": 1}, dtype="float64")
 
 
-def run(**options: Any) -> tuple[Any, list[float], list[np.ndarray]]:
+def run(**options: Any) -> tuple[Any, list[float], Sequence[np.ndarray]]:
     step = parallelize(
         gpt.train_step(MODEL, OPTIMIZER, seed=5),
         backend="local",

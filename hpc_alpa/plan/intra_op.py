@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,36 +30,37 @@ from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.contraction import contraction_dims
 from hpc_alpa.plan.alike import alike
-from hpc_alpa.plan.memory import Liveness, active_terms, liveness
+from hpc_alpa.plan.memory import Liveness, liveness
 from hpc_alpa.plan.paths import BUCKET_BYTES, Paths, key, price_on, write
 from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.plan.settle import settle
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.plan.solve.problem import (
     Assignment,
+    FloatArray,
     MemoryRow,
     Problem,
-    Reader,
     Value,
     Window,
 )
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.plan.solve.solver import solve
 from hpc_alpa.plan.updates import Updates, uniform
+from hpc_alpa.plan.values import Form, Needed, Values
 from hpc_alpa.sharding import (
     ShardingSpec,
     Strategy,
     num_tiles,
     rule_of,
-    strategies,
 )
 from hpc_alpa.sharding.local import local_types
 from hpc_alpa.sharding.phases import Interior, phases, runs_in_phases
-from hpc_alpa.sharding.strategies import IDLE
+from hpc_alpa.sharding.strategies import IDLE, Signature, signature, strategies_for
 from hpc_alpa.step import APPLY, BACKWARD, FORWARD, LOOP, PREPARE, StageGraph, StepGraph
 from hpc_alpa.step.phase import FINISHED
 from hpc_alpa.step.rows import Rows
 
+T = TypeVar("T")
 Allowed = Callable[[Eqn, Strategy], bool]
 AllowedInput = Callable[[Var, ShardingSpec], bool]
 
@@ -105,11 +107,19 @@ class Pricing:
     cost: Cost
     paths: Paths
     seconds: dict[object, float] = field(default_factory=dict)
+    vectors: dict[object, FloatArray] = field(default_factory=dict)
 
     @classmethod
     def on(cls, mesh: DeviceMesh, cost: Cost) -> Pricing:
         """Nothing priced yet."""
         return cls(mesh, cost, Paths(mesh.shape, price_on(mesh, cost)))
+
+    def compute_all(self, e: Eqn, ways: tuple[Strategy, ...]) -> FloatArray:
+        """`compute` of each of some strategies; equal layers ask for the same."""
+        at = (signature(e), ways)
+        if at not in self.vectors:
+            self.vectors[at] = np.array([self.compute(e, s) for s in ways])
+        return self.vectors[at]
 
     def compute(self, e: Eqn, strategy: Strategy) -> float:
         """Seconds of one run of an equation, the all_reduces of a fused one included."""
@@ -163,22 +173,54 @@ class Restrictions:
 
 def specs_of(type: TensorType, mesh: tuple[int, ...]) -> tuple[ShardingSpec, ...]:
     """Every way to split a value that is not partial; the replicated one first."""
+    return _specs_of(type.shape, mesh)
 
+
+@lru_cache(maxsize=4096)
+def _specs_of(shape: tuple[int, ...], mesh: tuple[int, ...]) -> tuple[ShardingSpec, ...]:
     @cache
     def extend(axis: int) -> tuple[ShardingSpec, ...]:
         if axis < 0:
-            return (ShardingSpec.replicated(type.ndim),)
+            return (ShardingSpec.replicated(len(shape)),)
         found = []
         for spec in extend(axis - 1):
             found.append(spec)
-            for d in range(type.ndim if mesh[axis] > 1 else 0):
+            for d in range(len(shape) if mesh[axis] > 1 else 0):
                 orders = {(*spec.dims[d], axis), (axis, *spec.dims[d])}
                 for axes in sorted(orders):
-                    if type.shape[d] % num_tiles(axes, mesh) == 0:
+                    if shape[d] % num_tiles(axes, mesh) == 0:
                         found.append(spec.with_dim(d, axes))
         return tuple(dict.fromkeys(found))
 
     return extend(len(mesh) - 1)
+
+
+@lru_cache(maxsize=4096)
+def _worthwhile(s: Signature, mesh: tuple[int, ...], has_maximum: bool) -> tuple[Strategy, ...]:
+    """The strategies without those that no plan would choose: it keeps the program small.
+
+    An axis of one device has nothing to split; a product of a partial operand is the whole product
+    on every device; partial maxima travel only where a maximum is reduced.
+    """
+
+    def pays(n: int, role: str) -> bool:
+        if n == 1 and role != IDLE:
+            return False
+        if role[0] == "+" and s[0].name == "dot_general":
+            return False
+        return role[0] != ">" or has_maximum
+
+    found = strategies_for(s, mesh)
+    return tuple(w for w in found if all(pays(n, r) for n, r in zip(mesh, w.roles, strict=True)))
+
+
+@lru_cache(maxsize=4096)
+def _distinct(ways: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
+    """One strategy for each way in which operands and output lie."""
+    found: dict[object, Strategy] = {}
+    for s in ways:
+        found.setdefault((s.inputs, s.output), s)
+    return tuple(found.values())
 
 
 @dataclass
@@ -203,9 +245,7 @@ class IntraOp:
     input_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
     equation_strategies: list[tuple[Strategy, ...]] = field(default_factory=list)
     output_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
-    _classes: list[tuple[tuple[ShardingSpec, ...], tuple[ShardingSpec, ...]]] = field(
-        default_factory=list
-    )
+    _forms: list[Form] = field(default_factory=list)
     _made: Problem | None = None
 
     def problem(self) -> Problem:
@@ -215,13 +255,17 @@ class IntraOp:
             ShardingError: an equation has no strategy within the restrictions.
         """
         graph = self.stage.graph
-        self.input_specs = [self.choices_of_input(v) for v in graph.inputs]
-        self.equation_strategies = [self.choices_of_equation(e) for e in graph.eqns]
-        self.output_specs = [self.choices_of_output(k) for k in range(len(graph.outputs))]
+        one: dict[object, object] = {}  # equal choices are one object, for what is made of them
+
+        def same(choices: T) -> T:
+            return one.setdefault(choices, choices)  # type: ignore[return-value]
+
+        self.input_specs = [same(self.choices_of_input(v)) for v in graph.inputs]
+        self.equation_strategies = [same(self.choices_of_equation(e)) for e in graph.eqns]
+        self.output_specs = [same(self.choices_of_output(k)) for k in range(len(graph.outputs))]
         costs = [np.zeros(len(s)) for s in self.input_specs]
         for e, found in zip(graph.eqns, self.equation_strategies, strict=True):
-            times = self.runs(e.phase)
-            costs.append(np.array([times * self.pricing.compute(e, s) for s in found]))
+            costs.append(self.runs(e.phase) * self.pricing.compute_all(e, found))
         costs += [np.zeros(len(s)) for s in self.output_specs]
         values = self._values()
         names = [graph.describe(v) for v in graph.inputs]
@@ -246,8 +290,7 @@ class IntraOp:
             solution = solve(self._made, options)
             if self.memory is None:
                 return solution
-            active = active_terms(bare, solution.assignment)
-            peaks = self.live.peaks(active, self.memory)
+            peaks = self.live.peaks(solution.assignment, self.memory)
             new = [p for p in peaks if p not in rows]
             if not new:
                 return solution
@@ -301,14 +344,11 @@ class IntraOp:
         mesh = self.pricing.mesh.shape
         if e.output in self.updates.leader:
             return uniform(e, specs_of(e.output.type, mesh), mesh, self.restrictions.strategy)
-        found: dict[object, Strategy] = {}
-        for s in strategies(e, mesh):
-            allowed = self.rows.allows(e, s) and self.restrictions.strategy(e, s)
-            if allowed and self._worthwhile(e, s):
-                at = (s.inputs, s.output)
-                if at not in found:
-                    found[at] = s
-        if not found:
+        ways = _worthwhile(signature(e), mesh, self.has_maximum)
+        if self.restrictions.strategy is not everything or not self.rows.free(e):
+            allowed = self.restrictions.strategy
+            ways = tuple(s for s in ways if self.rows.allows(e, s) and allowed(e, s))
+        if not ways:
             rule = rule_of(e)
             sizes = ", ".join(f"{f}={n}" for f, n in rule.sizes.items())
             raise ShardingError(
@@ -316,22 +356,7 @@ class IntraOp:
                 f"split over mesh {mesh} as the method asks: no factor that it allows divides. "
                 "Choose another number of devices, or method='auto'"
             )
-        return tuple(found.values())
-
-    def _worthwhile(self, e: Eqn, s: Strategy) -> bool:
-        """Leave out what no plan would choose: it keeps the program small.
-
-        An axis of one device has nothing to split; a product of a partial operand is the whole
-        product on every device; partial maxima travel only where a maximum is reduced.
-        """
-        for n, role in zip(self.pricing.mesh.shape, s.roles, strict=True):
-            if n == 1 and role != IDLE:
-                return False
-            if role[0] == "+" and e.op.name == "dot_general":
-                return False
-            if role[0] == ">" and not self.has_maximum:
-                return False
-        return True
+        return _distinct(ways)
 
     @cached_property
     def has_maximum(self) -> bool:
@@ -378,8 +403,12 @@ class IntraOp:
         if at is None:
             return None
         old = self.step.graph.inputs[at]
-        inputs = self.stage.graph.inputs
-        return inputs.index(old) if old in inputs and old.type.shape == v.type.shape else None
+        here = self._position.get(old)
+        return here if here is not None and old.type.shape == v.type.shape else None
+
+    @cached_property
+    def _position(self) -> dict[Var, int]:
+        return {v: k for k, v in enumerate(self.stage.graph.inputs)}
 
     def _ties(self) -> list[int]:
         n_in, n_eq = len(self.input_specs), len(self.equation_strategies)
@@ -442,49 +471,23 @@ class IntraOp:
         graph = self.stage.graph
         nodes = self._nodes()
         n_in, n_eq = len(graph.inputs), len(graph.eqns)
-        readers: dict[Var, list[tuple[int, tuple[ShardingSpec, ...], Window]]] = {}
-        for k, e in enumerate(graph.eqns):
-            window = WINDOWS[e.phase]
+        readers: dict[Var, list[Needed]] = {}
+        for k, (e, ways) in enumerate(zip(graph.eqns, self.equation_strategies, strict=True)):
             for at, v in enumerate(e.inputs):
-                needs = tuple(s.inputs[at] for s in self.equation_strategies[k])
-                readers.setdefault(v, []).append((n_in + k, needs, window))
+                readers.setdefault(v, []).append(Needed(n_in + k, ways, at, WINDOWS[e.phase]))
         for k, v in enumerate(graph.outputs):
-            node = n_in + n_eq + k
             made = graph.producer.get(v)
             inside = made is not None and k >= len(self.stage.results)
             window = WINDOWS[made.phase] if made is not None and inside else Window.APPLY
-            readers.setdefault(v, []).append((node, self.output_specs[k], window))
-        self._classes.clear()
-        return [self._value(v, nodes[v], found) for v, found in readers.items()]
-
-    def _value(
-        self,
-        v: Var,
-        node: int,
-        readers: list[tuple[int, tuple[ShardingSpec, ...], Window]],
-    ) -> Value:
-        sources = tuple(dict.fromkeys(self.produced(node)))
-        targets = tuple(dict.fromkeys(s for _, needs, _ in readers for s in needs))
-        if any(w in (Window.FORWARD, Window.BACKWARD) for _, _, w in readers):
-            times, shared = self.step.num_microbatches, 0
-        else:
-            times, shared = 1, self.bucket_bytes
-        conversion = times * self.pricing.paths.matrix(v.type, sources, targets, shared)
-        if self.rows.dims[v]:
-            ways = [[self.rows.converts(v, p, t) for t in targets] for p in sources]
-            conversion[~np.array(ways)] = np.inf
-        self._classes.append((sources, targets))
-        windows = {w for _, _, w in readers}
-        at_source = {s: k for k, s in enumerate(sources)}
-        at_target = {s: k for k, s in enumerate(targets)}
-        return Value(
-            node,
-            np.array([at_source[s] for s in self.produced(node)]),
-            tuple(Reader(n, np.array([at_target[s] for s in needs]), w) for n, needs, w in readers),
-            conversion,
-            holdable={Window.FORWARD, Window.BACKWARD} <= windows,
-            name=self.stage.graph.describe(v),
-        )
+            need = Needed(n_in + n_eq + k, self.output_specs[k], None, window)
+            readers.setdefault(v, []).append(need)
+        slots = self.step.num_microbatches
+        make = Values(self.pricing.paths, self.rows, slots, self.bucket_bytes)
+        self._forms = make.forms
+        return [
+            make.value(v, nodes[v], self._meanings(nodes[v]), found, graph.describe(v))
+            for v, found in readers.items()
+        ]
 
     @cached_property
     def bucket_bytes(self) -> int:
@@ -498,19 +501,16 @@ class IntraOp:
     @cached_property
     def live(self) -> Liveness:
         """What is held at each point of the step, under every choice; follows `problem()`."""
-        n = len(self.input_specs) + len(self.equation_strategies)
-
-        def specs(node: int) -> tuple[ShardingSpec, ...]:
-            return self.produced(node) if node < n else self.output_specs[node - n]
-
         assert self._made is not None, "live follows problem()"
         slots, mesh = self.step.num_microbatches, self.pricing.mesh.shape
-        return liveness(self._made, self.stage, specs, self._classes, mesh, slots, self.in_flight)
+        return liveness(
+            self._made, self.stage, self.produced, self._forms, mesh, slots, self.in_flight
+        )
 
     def held_bytes(self, solution: Solution) -> float:
         """Bytes that a device holds under a solution: the most at once."""
         assert self._made is not None, "held_bytes follows solve()"
-        return float(self.live.profile(active_terms(self._made, solution.assignment)).max())
+        return float(self.live.profile(solution.assignment).max())
 
     # ------------------------------------------------------------------------------ decoding
     def decode(self, solution: Solution, axes: tuple[str, ...]) -> StagePlan:
@@ -533,10 +533,10 @@ class IntraOp:
         assert self._made is not None
         held = []
         for k, t in found.held:
-            (sources, targets), value = self._classes[k], self._made.values[k]
-            source = sources[value.produced[found.choices[value.producer]]]
-            if source != targets[t]:
-                held.append((value.producer, str(targets[t])))
+            form, node = self._forms[k], self._made.values[k].producer
+            source, target = form.sources[form.produced[found.choices[node]]], form.targets[t]
+            if source != target:
+                held.append((node, str(target)))
         return tuple(sorted(held))
 
 

@@ -1,7 +1,7 @@
 """What a device holds at every point of a step, as terms of a stage's choice program.
 
     points    the stage's equations in the order in which they run, and the end of the step
-    spans     term, first and last point, bytes: a value's tile, a conversion's copy, a held copy
+    spans     from a first to a last point: a node's tile, a conversion's copy, a copy that is held
 
 A stage that holds f microbatches at once holds, at every point of the loop, f - 1 times what
 forward keeps for backward. A span ends with the last reader of its value or of a view of it. With
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -26,9 +26,9 @@ from hpc_alpa.plan.solve.problem import (
     MemoryRow,
     Problem,
     Window,
-    holdable_copies,
     needed_cells,
 )
+from hpc_alpa.plan.values import Form
 from hpc_alpa.sharding import ShardingSpec, num_tiles
 from hpc_alpa.step import APPLY, BACKWARD, FORWARD, LOOP, PREPARE, StageGraph
 from hpc_alpa.step.phase import FINISHED
@@ -36,41 +36,99 @@ from hpc_alpa.step.phase import FINISHED
 ORDER = (PREPARE, FORWARD, BACKWARD, APPLY)
 PHASE_OF = dict(zip((Window.PREPARE, Window.FORWARD, Window.BACKWARD, Window.APPLY), ORDER))
 ROWS_AT_ONCE = 3  # peaks that one solution adds
-Span = tuple[int, int]  # first and last point
+HELD = "held"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Something that is held from a point to another.
+
+    Attributes:
+        of: a node, or the number of a value.
+        kind: None for a node's tile; the window of a copy; HELD for one that stays for backward.
+        count: how many are held at once.
+    """
+
+    first: int
+    last: int
+    of: int
+    kind: Window | str | None = None
+    count: int = 1
 
 
 @dataclass(frozen=True, eq=False)
 class Liveness:
-    """Bytes of a step's terms from their first to their last point.
+    """The spans of a stage, and the bytes of each under every choice.
 
     Attributes:
+        draft: nodes are the stage graph's inputs, equations and outputs, in this order.
+        tiles: bytes of a node's tile under each of its choices.
+        copies: bytes of a value's copy [made, needed]; 0 where nothing is to convert.
         points: what happens at each point, for messages.
     """
 
-    term: IntArray
-    first: IntArray
-    last: IntArray
-    nbytes: FloatArray
+    draft: Problem
+    spans: tuple[Span, ...]
+    tiles: Callable[[int], FloatArray]
+    copies: Callable[[int], FloatArray]
     points: tuple[str, ...]
 
-    def profile(self, active: IntArray) -> FloatArray:
-        """Bytes at each point under the active terms."""
-        here = np.isin(self.term, active)
+    def profile(self, assignment: Assignment) -> FloatArray:
+        """Bytes at each point."""
+        made = self._copies_made(assignment)
         change = np.zeros(len(self.points) + 1)
-        np.add.at(change, self.first[here], self.nbytes[here])
-        np.add.at(change, self.last[here] + 1, -self.nbytes[here])
+        for s in self.spans:
+            if s.kind is None:
+                nbytes = self.tiles(s.of)[assignment.choices[s.of]]
+            else:
+                nbytes = made.get((s.of, s.kind), 0.0)
+            change[s.first] += s.count * nbytes
+            change[s.last + 1] -= s.count * nbytes
         held: FloatArray = np.cumsum(change)[:-1]
         return held
 
+    def _copies_made(self, assignment: Assignment) -> dict[tuple[int, Window | str], float]:
+        """Bytes of the copies of each value, in each window."""
+        draft, choices = self.draft, assignment.choices
+        found: dict[tuple[int, Window | str], float] = {}
+        for window in Window:
+            cells = needed_cells(draft, choices, window)
+            values = np.searchsorted(draft.cell_offset, cells, side="right") - 1
+            places = cells - draft.cell_offset[values]
+            for k, place in zip(values.tolist(), places.tolist(), strict=True):
+                nbytes = self.copies(k).flat[place]
+                if nbytes:
+                    found[k, window] = found.get((k, window), 0.0) + float(nbytes)
+        for k, t in assignment.held:
+            value = draft.values[k]
+            nbytes = self.copies(k)[value.produced[choices[value.producer]], t]
+            found[k, HELD] = found.get((k, HELD), 0.0) + float(nbytes)
+        return found
+
     def row(self, point: int, limit: float) -> MemoryRow:
         """What is held at a point, as a row of the choice program."""
-        here = (self.first <= point) & (point <= self.last)
+        terms, nbytes = [np.empty(0, np.int64)], [np.empty(0)]
+        for s in self.spans:
+            if s.first <= point <= s.last:
+                of, each = self._terms(s)
+                terms.append(of)
+                nbytes.append(s.count * each)
         name = f"memory of a device at {self.points[point]}"
-        return MemoryRow(name, limit, self.term[here], self.nbytes[here])
+        return MemoryRow(name, limit, np.concatenate(terms), np.concatenate(nbytes))
 
-    def peaks(self, active: IntArray, limit: float) -> list[int]:
+    def _terms(self, s: Span) -> tuple[IntArray, FloatArray]:
+        if s.kind is None:
+            return self.draft.choice_terms(s.of), self.tiles(s.of)
+        nbytes = self.copies(s.of).ravel()
+        if isinstance(s.kind, Window):
+            terms = self.draft.copy_terms(s.of, s.kind)
+        else:
+            terms = self.draft.held_terms(s.of)
+        return terms.ravel()[nbytes > 0], nbytes[nbytes > 0]
+
+    def peaks(self, assignment: Assignment, limit: float) -> list[int]:
         """Points over the limit: the highest of every rise, the worst few."""
-        held = self.profile(active)
+        held = self.profile(assignment)
         over = np.flatnonzero(held > limit * (1 + 1e-9))
         if not over.size:
             return []
@@ -82,64 +140,53 @@ class Liveness:
 def liveness(
     draft: Problem,
     stage: StageGraph,
-    produced: Callable[[int], Sequence[ShardingSpec]],
-    classes: Sequence[tuple[Sequence[ShardingSpec], Sequence[ShardingSpec]]],
+    produced: Callable[[int], tuple[ShardingSpec, ...]],
+    forms: Sequence[Form],
     mesh: tuple[int, ...],
     num_microbatches: int,
     in_flight: int,
 ) -> Liveness:
-    """All spans of a stage.
+    """What a stage holds.
 
     Args:
-        draft: nodes are the stage graph's inputs, equations and outputs, in this order.
         produced: the specs of a node's value under its choices.
-        classes: of each value of the draft, the specs that it is made in and those needed.
+        forms: of the values of the draft.
         in_flight: microbatches whose activations the stage holds at once.
     """
-    return _Spans(draft, stage, produced, classes, mesh, num_microbatches, in_flight).collect()
+    values = tuple(stage.graph.values())
 
+    @cache
+    def tiles_in(specs: tuple[ShardingSpec, ...]) -> FloatArray:
+        return np.array([num_tiles(s.split_axes, mesh) for s in specs], np.float64)
 
-def active_terms(problem: Problem, assignment: Assignment) -> IntArray:
-    """The terms of an assignment: its choices, their copies, and those held."""
-    choices = np.array(assignment.choices, np.int64)
-    first, num_cells = problem.choice_offset[-1], problem.cell_offset[-1]
-    held = [term for k, t, term in holdable_copies(problem, choices) if (k, t) in assignment.held]
-    return np.concatenate(
-        [problem.choice_offset[:-1] + choices]
-        + [first + window * num_cells + needed_cells(problem, choices, window) for window in Window]
-        + [np.array(held, np.int64)]
-    )
+    @cache
+    def tiles(node: int) -> FloatArray:
+        return values[node].type.nbytes / tiles_in(produced(node))
+
+    @cache
+    def copies(k: int) -> FloatArray:
+        form = forms[k]
+        moved = np.array([[p != t for t in form.targets] for p in form.sources])
+        whole = values[draft.values[k].producer].type.nbytes
+        return np.where(moved, whole / tiles_in(form.targets), 0.0)
+
+    layout = _Layout(draft, stage, num_microbatches, in_flight)
+    points = (*(f"{e.op.name} {e.source}" for e in layout.order), "the end of a step")
+    return Liveness(draft, tuple(layout.spans()), tiles, copies, points)
 
 
 @dataclass
-class _Spans:
+class _Layout:
     draft: Problem
     stage: StageGraph
-    produced: Callable[[int], Sequence[ShardingSpec]]
-    classes: Sequence[tuple[Sequence[ShardingSpec], Sequence[ShardingSpec]]]
-    mesh: tuple[int, ...]
     num_microbatches: int
     in_flight: int
 
-    def collect(self) -> Liveness:
-        parts: list[tuple[IntArray, IntArray, FloatArray]] = []
-        for (first, last), terms, nbytes in self._all():
-            span = np.tile([first, last], (len(terms), 1))
-            parts.append((terms, span, nbytes))
-        terms, spans, amounts = (np.concatenate(part) for part in zip(*parts, strict=True))
-        points = (*(f"{e.op.name} {e.source}" for e in self.order), "the end of a step")
-        return Liveness(terms, spans[:, 0], spans[:, 1], amounts, points)
-
-    def _all(self) -> Iterator[tuple[Span, IntArray, FloatArray]]:
-        graph = self.stage.graph
-        for node, v in enumerate((*graph.inputs, *(e.output for e in graph.eqns))):
-            spans = list(self._spans(v))
-            if spans:
-                tiles = np.array([self._tiles(s) for s in self.produced(node)], np.float64)
-                for span, count in spans:
-                    yield span, self.draft.choice_terms(node), count * v.type.nbytes / tiles
-        for k, (made, needed) in enumerate(self.classes):
-            yield from self._copies(k, made, needed)
+    def spans(self) -> Iterator[Span]:
+        for node, v in enumerate(self.stage.graph.values()):
+            yield from self._tiles(node, v)
+        for k in range(len(self.draft.values)):
+            yield from self._copies(k)
 
     # ------------------------------------------------------------------------------ positions
     @cached_property
@@ -153,7 +200,7 @@ class _Spans:
         return {e.output: k for k, e in enumerate(self.order)}
 
     @cached_property
-    def loop(self) -> Span:
+    def loop(self) -> tuple[int, int]:
         """First and last point of the loop over microbatches."""
         inside = [k for k, e in enumerate(self.order) if e.phase in LOOP]
         return (inside[0], inside[-1]) if inside else (0, -1)
@@ -197,24 +244,24 @@ class _Spans:
         return max((k for k, e in enumerate(self.order) if e.phase == FORWARD), default=-1)
 
     # ---------------------------------------------------------------------------------- spans
-    def _spans(self, v: Var) -> Iterator[tuple[Span, int]]:
-        """When a value is held, and how many of it."""
+    def _tiles(self, node: int, v: Var) -> Iterator[Span]:
+        """When a value is held."""
         if v in self.views:
             return
         last = self.last[v]
         if v not in self.looped:
-            yield self._once(v, last), 1
+            yield self._once(node, v, last)
             return
         first = self.at.get(v)
         if first is None:  # received: when its phase first reads it
             first = min((self.at[e.output] for e in self.stage.graph.readers[v]), default=last)
         if last < first:
             return
-        yield (first, last), 1
+        yield Span(first, last, node)
         if self.in_flight > 1 and first <= self.forward_end < last:
-            yield self.loop, self.in_flight - 1
+            yield Span(*self.loop, node, count=self.in_flight - 1)
 
-    def _once(self, v: Var, last: int) -> Span:
+    def _once(self, node: int, v: Var, last: int) -> Span:
         """When a value is held that all microbatches share."""
         first = self.at.get(v, 0)
         if self.num_microbatches > 1:
@@ -222,54 +269,40 @@ class _Spans:
                 last = self.loop[1]
             if self.loop[0] <= first <= self.loop[1]:  # a sum over the slots
                 first = self.loop[0]
-        return first, max(first, last)
+        return Span(first, max(first, last), node)
 
-    def _copies(
-        self, k: int, made: Sequence[ShardingSpec], needed: Sequence[ShardingSpec]
-    ) -> Iterator[tuple[Span, IntArray, FloatArray]]:
+    def _copies(self, k: int) -> Iterator[Span]:
+        """When the copies of a value are held."""
         value = self.draft.values[k]
-        v = self._values[value.producer]
-        moved = np.array([[p != t for t in needed] for p in made])
-        if not moved.any():
-            return
-        tiles = np.array([self._tiles(t) for t in needed], np.float64)
-        nbytes = np.where(moved, v.type.nbytes / tiles, 0.0).ravel()
-        keep = nbytes > 0
-        spans: dict[Window, Span] = {}
+        read: dict[Window, list[int]] = {}
         for reader in value.readers:
-            point = self._point(reader.node)
-            low, high = spans.get(reader.window, (point, point))
-            spans[reader.window] = min(low, point), max(high, point)
-        for window, (first, last) in spans.items():
-            if PHASE_OF[window] not in LOOP:
-                first = self._phase_start(PHASE_OF[window])  # with the others of its bucket
-            yield (first, last), self.draft.copy_terms(k, window).ravel()[keep], nbytes[keep]
+            read.setdefault(reader.window, []).append(self._point(reader.node))
+        for window, points in read.items():
+            phase = PHASE_OF[window]
+            # Once a step, a copy is made with the others of its bucket.
+            first = min(points) if phase in LOOP else self.phase_start[phase]
+            yield Span(min(first, min(points)), max(points), k, window)
         if value.holdable:
-            gap = spans[Window.FORWARD][1] + 1, spans[Window.BACKWARD][0] - 1
-            terms = self.draft.held_terms(k).ravel()[keep]
-            if gap[0] <= gap[1]:
-                yield gap, terms, nbytes[keep]
+            first, last = max(read[Window.FORWARD]) + 1, min(read[Window.BACKWARD]) - 1
+            if first <= last:
+                yield Span(first, last, k, HELD)
             if self.in_flight > 1:
-                yield self.loop, terms, (self.in_flight - 1) * nbytes[keep]
-
-    @cached_property
-    def _values(self) -> tuple[Var, ...]:
-        graph = self.stage.graph
-        return (*graph.inputs, *(e.output for e in graph.eqns))
+                yield Span(*self.loop, k, HELD, self.in_flight - 1)
 
     def _point(self, node: int) -> int:
         """Where a node of the draft runs."""
-        number = len(self.stage.graph.inputs)
-        eqns = self.stage.graph.eqns
-        if node - number < len(eqns):
-            return self.at[eqns[node - number].output]
-        v = self.stage.graph.outputs[node - number - len(eqns)]
-        made = self.stage.graph.producer.get(v)
-        sent = node - number - len(eqns) >= len(self.stage.results)
-        return self.at[v] if sent and made is not None else self.end
+        graph = self.stage.graph
+        number = node - len(graph.inputs)
+        if number < len(graph.eqns):
+            return self.at[graph.eqns[number].output]
+        number -= len(graph.eqns)
+        sent = number >= len(self.stage.results)
+        return self.at.get(graph.outputs[number], self.end) if sent else self.end
 
-    def _phase_start(self, phase: str) -> int:
-        return next((k for k, e in enumerate(self.order) if e.phase == phase), self.end)
-
-    def _tiles(self, spec: ShardingSpec) -> int:
-        return num_tiles(spec.split_axes, self.mesh)
+    @cached_property
+    def phase_start(self) -> dict[str, int]:
+        """The first point of each phase; the end of the step for one without equations."""
+        found = dict.fromkeys(ORDER, self.end)
+        for k, e in reversed(tuple(enumerate(self.order))):
+            found[e.phase] = k
+        return found

@@ -6,13 +6,14 @@ gains nothing from another spec in their middle, and an optimizer has most of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hpc_alpa.ir.graph import Eqn, Var
-from hpc_alpa.sharding import ShardingSpec, Strategy, apply_roles, rule_of
+from hpc_alpa.sharding import ShardingSpec, Strategy, apply_roles
 from hpc_alpa.sharding.places import Groups
-from hpc_alpa.sharding.strategies import IDLE
+from hpc_alpa.sharding.strategies import IDLE, Signature, rule_for, signature
 from hpc_alpa.step import APPLY, StageGraph
 from hpc_alpa.step.rows import Rows
 
@@ -65,7 +66,7 @@ class Updates:
 
 def uniform(
     e: Eqn,
-    specs: Sequence[ShardingSpec],
+    specs: tuple[ShardingSpec, ...],
     mesh: tuple[int, ...],
     allowed: Callable[[Eqn, Strategy], bool],
 ) -> tuple[Strategy, ...]:
@@ -74,7 +75,14 @@ def uniform(
     What the restrictions forbid is left out for every member of a group alike: they see only roles,
     which are the same for all.
     """
-    rule = rule_of(e)
+    return tuple(s for s in _uniform(signature(e), specs, mesh) if allowed(e, s))
+
+
+@lru_cache(maxsize=4096)
+def _uniform(
+    s: Signature, specs: tuple[ShardingSpec, ...], mesh: tuple[int, ...]
+) -> tuple[Strategy, ...]:
+    rule = rule_for(s)
     factors = [dim[0] for dim in rule.output]
     found = []
     for spec in specs:
@@ -83,6 +91,6 @@ def uniform(
             for a in axes:
                 roles[a] = factor
         strategy = apply_roles(rule, tuple(roles), mesh)
-        if strategy is not None and strategy.output == spec and allowed(e, strategy):
+        if strategy is not None and strategy.output == spec:
             found.append(strategy)
     return tuple(found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hpc_alpa.errors import ShardingError
 
@@ -35,13 +35,19 @@ class ShardingSpec:
     dims: tuple[tuple[int, ...], ...]
     partial: tuple[int, ...] = ()
     kind: str = ""
+    # A planner looks specs up millions of times. Of integers alone: the same in every process.
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.dims, self.partial, self.kind == SUM)))
         axes = [a for d in self.dims for a in d] + list(self.partial)
         if len(set(axes)) != len(axes):
             raise ShardingError(f"spec {self} uses a mesh axis twice")
         if bool(self.partial) != bool(self.kind) or tuple(sorted(self.partial)) != self.partial:
             raise ShardingError(f"spec with partial axes {self.partial} and kind {self.kind!r}")
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def split_axes(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ it (`+01`, `>0`), or nothing (`-`). Specs of operands and output follow from the
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
 
@@ -33,6 +33,13 @@ class Strategy:
     roles: tuple[str, ...]
     inputs: tuple[ShardingSpec, ...]
     output: ShardingSpec
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.inputs, self.output)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def axes_of(self, factor: str) -> tuple[int, ...]:
         """Mesh axes that split a factor, major first."""
@@ -53,23 +60,25 @@ def signature(e: Eqn) -> Signature:
 
 def rule_of(e: Eqn) -> Rule:
     """The rule of an equation, bound to its shapes."""
-    return _rule(signature(e))
+    return rule_for(signature(e))
 
 
 @lru_cache(maxsize=65536)
-def _rule(s: Signature) -> Rule:
+def rule_for(s: Signature) -> Rule:
+    """The rule of all equations of a signature."""
     op, inputs, output, params = s
     return cast(Rule, op.rule(inputs, output, dict(params)))
 
 
 def strategies(e: Eqn, mesh: MeshShape) -> tuple[Strategy, ...]:
     """Every strategy of an equation whose tiles are even, on a mesh of any number of axes."""
-    return _strategies(signature(e), mesh)
+    return strategies_for(signature(e), mesh)
 
 
 @lru_cache(maxsize=65536)
-def _strategies(s: Signature, mesh: MeshShape) -> tuple[Strategy, ...]:
-    rule = _rule(s)
+def strategies_for(s: Signature, mesh: MeshShape) -> tuple[Strategy, ...]:
+    """`strategies` of all equations of a signature."""
+    rule = rule_for(s)
     roles = possible_roles(rule)
     # On an axis of one device every role is the idle one.
     axes = (roles if n > 1 else [IDLE] for n in mesh)

@@ -50,6 +50,10 @@ class Rows:
             rows._follow(e)
         return rows
 
+    def free(self, e: Eqn) -> bool:
+        """Whether any strategy is allowed."""
+        return self.num_slots == 1 or not self.kept[e.output]
+
     def allows(self, e: Eqn, s: Strategy) -> bool:
         """Whether a strategy leaves whole what must not be split."""
         return self.num_slots == 1 or self.kept[e.output].isdisjoint(s.roles)
