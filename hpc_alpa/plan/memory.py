@@ -164,11 +164,12 @@ def liveness(
         return values[node].type.nbytes / tiles_in(produced(node))
 
     @cache
-    def copies(k: int) -> FloatArray:
-        form = forms[k]
+    def copies_of(form: Form) -> FloatArray:
         moved = np.array([[p != t for t in form.targets] for p in form.sources])
-        whole = values[draft.values[k].producer].type.nbytes
-        return np.where(moved, whole / tiles_in(form.targets), 0.0)
+        return np.where(moved, form.nbytes / tiles_in(form.targets), 0.0)
+
+    def copies(k: int) -> FloatArray:
+        return copies_of(forms[k])
 
     layout = _Layout(draft, stage, num_microbatches, in_flight)
     points = (*(f"{e.op.name} {e.source}" for e in layout.order), "the end of a step")

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from hpc_alpa.ir.graph import Graph, Var
-from hpc_alpa.plan.solve.problem import Assignment, Evaluation, Problem, evaluate, leaders
+from hpc_alpa.plan.solve.problem import (
+    Assignment,
+    Evaluation,
+    Problem,
+    complete,
+    evaluate,
+    leaders,
+)
 from hpc_alpa.sharding import ShardingSpec, Strategy
 
 Specs = Sequence[Sequence[ShardingSpec]]
@@ -26,12 +32,23 @@ def settle(
         problem: nodes are the graph's inputs, its equations, then others.
         inputs, strategies: what the choices of these nodes mean.
     """
+    leader = leaders(problem).tolist()
     best = evaluate(problem, found)
     later = _sums_as_they_are(graph, inputs, strategies, found.choices)
+    tried: set[object] = set()  # equal layers ask for the same change
+
+    def attempt(group: Mapping[int, int]) -> None:
+        nonlocal found, best
+        changes = {leader[node]: i for node, i in group.items()}
+        if (key := frozenset(changes.items())) not in tried:
+            tried.add(key)
+            choices = [changes.get(leader[node], i) for node, i in enumerate(found.choices)]
+            found, best = _unless_dearer(problem, found, best, tuple(choices))
+
     for group in [later, *({node: i} for node, i in later.items())]:
-        found, best = _unless_dearer(problem, found, best, group)
+        attempt(group)
     for group in _inputs_as_read(graph, inputs, strategies, found.choices):
-        found, best = _unless_dearer(problem, found, best, group)
+        attempt(group)
     return found
 
 
@@ -86,15 +103,12 @@ def _inputs_as_read(
 
 
 def _unless_dearer(
-    problem: Problem, found: Assignment, best: Evaluation, changes: Mapping[int, int]
+    problem: Problem, found: Assignment, best: Evaluation, choices: tuple[int, ...]
 ) -> tuple[Assignment, Evaluation]:
-    """The assignment with some nodes' choices changed, where it costs and holds no more."""
-    leader = leaders(problem).tolist()
-    changed = {leader[node]: i for node, i in changes.items()}
-    choices = tuple(changed.get(leader[node], i) for node, i in enumerate(found.choices))
+    """The assignment of other choices, where it costs and holds no more."""
     if choices == found.choices:
         return found, best
-    tried = replace(found, choices=choices)
+    tried = complete(problem, choices, found.held)
     value = evaluate(problem, tried)
     fits = all(
         n <= max(row.limit, before)

@@ -43,9 +43,11 @@ class Form:
     """What equal values share.
 
     Attributes:
+        nbytes: of the whole value.
         sources, targets: the classes of specs that it is made in, and those needed.
     """
 
+    nbytes: int
     sources: Specs
     targets: Specs
     produced: IntArray
@@ -111,6 +113,7 @@ class Values:
         at_source = {s: k for k, s in enumerate(sources)}
         at_target = {s: k for k, s in enumerate(targets)}
         return Form(
+            v.type.nbytes,
             sources,
             targets,
             np.array([at_source[s] for s in made]),
