@@ -198,7 +198,7 @@ def dense_experts(params: Params, x: Any, group: int, capacity: int) -> Any:
 def experts_case(experts: Callable[[Params, Any, MoEConfig], Any]) -> Case:
     """An encoder layer of 16 experts, top-2, in groups of 32 tokens; Adam."""
     config = MoEConfig(
-        layers=1, hidden=64, heads=16, sequence=16, vocabulary=1, experts=16, group=32
+        layers=2, hidden=64, heads=16, sequence=16, vocabulary=1, experts=16, group=32
     )
 
     def init_params(seed: Any) -> Any:

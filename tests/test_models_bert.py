@@ -132,13 +132,15 @@ def test_in_parallel_a_bert_is_that_of_one_rank(
     method: str, slots: int, optimizer: Optimizer
 ) -> None:
     config = replace(TINY, layers=1, heads=2, vocabulary=12, dropout=0.1)
-    require_parallel_equals_one_rank(
+    step = require_parallel_equals_one_rank(
         bert.train_step(config, optimizer, seed=5),
         bert.init(config, optimizer),
         [text(config, 8, k) for k in range(2)],
         method,
         num_microbatches=slots,
     )
+    if method == "dp2":
+        assert step.record.collectives["all_reduce"] == 1, "one bucket of gradients"
 
 
 def test_the_state_of_adafactor_is_made_in_a_trace_too() -> None:

@@ -126,10 +126,12 @@ def test_evaluation_takes_the_moving_averages() -> None:
 @pytest.mark.parametrize("method", ["dp2", "tp2"])
 def test_in_parallel_a_wide_resnet_is_that_of_one_rank(method: str) -> None:
     config = replace(TINY, blocks=(1,))
-    require_parallel_equals_one_rank(
+    step = require_parallel_equals_one_rank(
         wide_resnet.train_step(config, NESTEROV),
         wide_resnet.init(config, NESTEROV),
         [images(config, 8, k) for k in range(2)],
         method,
         num_microbatches=1,
     )
+    if method == "dp2":  # one bucket of gradients, and two for each of five norms
+        assert step.record.collectives == {"all_reduce": 1 + 2 * 5}

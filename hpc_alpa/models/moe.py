@@ -6,6 +6,8 @@ the residual. Tokens are sent by index: no product with one-hot arrays is comput
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +44,7 @@ class MoEConfig(TransformerConfig):
         balance: weight of the loss that spreads tokens over experts.
 
     Raises:
-        DataError: as `TransformerConfig`, fewer than 2 experts, or no place for a token.
+        DataError: as `TransformerConfig`, fewer than 2 layers or experts, or no place for a token.
     """
 
     experts: int = field(kw_only=True)
@@ -52,6 +54,8 @@ class MoEConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.layers < 2:
+            raise DataError("MoEConfig: layers is 1; every second layer has experts")
         if self.experts < 2:
             raise DataError(f"MoEConfig: experts is {self.experts}; a token goes to two")
         if self.capacity < 1:
@@ -203,7 +207,9 @@ def logits(
                 drop=drop,
                 feed_forward=of_experts if config.has_experts(k) else part.feed_forward,
             )
-    return part.norm(params["norm"], x) @ params["head"], sum(balances) / max(len(balances), 1)
+    # Not by `sum`: 0 + x would be one more equation.
+    balance = functools.reduce(operator.add, balances) / len(balances)
+    return part.norm(params["norm"], x) @ params["head"], balance
 
 
 def loss(
