@@ -284,6 +284,18 @@ def test_products(name: str, devices: int, slots: int) -> None:
     found.require_equal(1e-10)
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("S17", "zero2"), ("S17", "zero3"), ("S20", "zero3"), ("S20", "shard_largest")],
+)
+def test_other_models(model: str, name: str) -> None:
+    """Experts; convolutions and batch norm, whose statistics are summed whatever the method."""
+    found = forced(traced_case(*CASES[model]()), name, 2)
+    reduced = sum(n for (_, kind), n in found.kinds().items() if kind == "all_reduce")
+    assert reduced == (6 if (model, name) == ("S20", "zero3") else 0)
+    found.require_equal(5e-4)
+
+
 # --------------------------------------------------------------------------- what does not divide
 def odd_case() -> Case:
     """Leaves of 3 beside leaves of 4; plain gradient descent."""

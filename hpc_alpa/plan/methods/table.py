@@ -31,6 +31,7 @@ def restrictions(method: Method, step: StepGraph) -> Restrictions:
     Raises:
         ShardingError: the method has nothing to split, as no dim divides.
     """
+    assert method.rest is None, f"{method.name} has an axis without a size: Method.over gives it"
     made = Restrictions()
     for axis, (kind, _) in enumerate(method.axes):
         made = made & _KINDS[kind](axis, method.mesh_shape, step)
