@@ -120,6 +120,11 @@ def gpt_case(length: int = LENGTH) -> Case:
     return traced_case(step, gpt.init(config, optimizer)(1), batch)
 
 
+@functools.cache
+def gpt_under(name: str, devices: int = 2, slots: int = 2) -> Forced:
+    return forced(gpt_case(), name, devices, slots)
+
+
 def num_parameters() -> int:
     return sum(k.startswith("state/params") for k in gpt_case().graph.name_of.values())
 
@@ -193,7 +198,7 @@ def test_s4_parameters_are_split_too() -> None:
 
 # ------------------------------------------------------------------------- what each is, by parts
 def test_zero_1_sums_behind_the_loop_and_gathers_once() -> None:
-    found = forced(gpt_case(), "zero1", 2, slots=2)
+    found = gpt_under("zero1")
     assert found.kinds() == {("once", "reduce_scatter"): 1, ("once", "all_gather"): 1}
     assert not any(s.split_axes for s in found.of_state("params").values())
     assert all(s.split_axes for s in found.of_state("optimizer").values())
@@ -201,9 +206,9 @@ def test_zero_1_sums_behind_the_loop_and_gathers_once() -> None:
 
 
 def test_zero_2_scatters_every_gradient_in_every_microbatch() -> None:
-    found = forced(gpt_case(), "zero2", 2, slots=4)
+    found = gpt_under("zero2")
     assert found.kinds() == {
-        ("loop", "reduce_scatter"): 4 * num_parameters(),
+        ("loop", "reduce_scatter"): 2 * num_parameters(),
         ("once", "all_gather"): 1,
     }
     assert not any(s.split_axes for s in found.of_state("params").values())
@@ -212,7 +217,7 @@ def test_zero_2_scatters_every_gradient_in_every_microbatch() -> None:
 
 
 def test_zero_3_gathers_in_the_loop_and_never_keeps_the_whole() -> None:
-    found = forced(gpt_case(), "zero3", 2, slots=2)
+    found = gpt_under("zero3")
     kinds = found.kinds()
     assert set(kinds) == {("loop", "reduce_scatter"), ("loop", "all_gather")}
     assert kinds["loop", "reduce_scatter"] == 2 * num_parameters()
@@ -223,18 +228,18 @@ def test_zero_3_gathers_in_the_loop_and_never_keeps_the_whole() -> None:
 
 
 def test_each_level_of_zero_holds_less() -> None:
-    names = ("dp4", "zero1", "zero2", "zero3")
-    peaks = [forced(gpt_case(), m, 4, slots=2).peak_bytes for m in names[:3]]
+    names = ("dp2", "zero1", "zero2", "zero3")
+    peaks = [gpt_under(m).peak_bytes for m in names[:3]]
     assert sorted(set(peaks), reverse=True) == peaks, peaks
-    state = [forced(gpt_case(), m, 4, slots=2).state_bytes for m in names]
+    state = [gpt_under(m).state_bytes for m in names]
     # Parameters and two moments, float64: 3 parts, of which ZeRO-1 and -2 split two.
-    assert state[1] == state[2] == pytest.approx(state[0] * (1 + 2 / 4) / 3, rel=1e-3)
-    assert state[3] == pytest.approx(state[0] / 4, rel=1e-3)
+    assert state[1] == state[2] == pytest.approx(state[0] * (1 + 2 / 2) / 3, rel=1e-3)
+    assert state[3] == pytest.approx(state[0] / 2, rel=1e-3)
 
 
 def test_sequence_parallelism_begins_and_ends_blocks_otherwise() -> None:
-    plain = forced(gpt_case(), "tp2", 2, slots=2)
-    split = forced(gpt_case(), "tp2sp", 2, slots=2)
+    plain = gpt_under("tp2")
+    split = gpt_under("tp2sp")
     # Two blocks, each with one sum forward and one backward, and one behind the head; 2 slots.
     assert plain.kinds()["loop", "all_reduce"] == 2 * 5
     assert ("loop", "reduce_scatter") not in plain.kinds()
@@ -253,7 +258,7 @@ def test_sequence_parallelism_begins_and_ends_blocks_otherwise() -> None:
 
 
 def test_shard_largest_splits_each_parameter_along_its_largest_dim() -> None:
-    found = forced(gpt_case(), "shard_largest", 2, slots=2)
+    found = gpt_under("shard_largest")
     shapes = {found.case.graph.name_of[v.id]: v.type.shape for v in found.case.graph.inputs}
     for name, spec in found.of_state("params").items():
         largest = shapes[name].index(max(shapes[name]))
@@ -269,7 +274,7 @@ def test_shard_largest_splits_each_parameter_along_its_largest_dim() -> None:
 )
 def test_products(name: str, devices: int, slots: int) -> None:
     """Each collective is along the axis whose method asks for it."""
-    found = forced(gpt_case(), name, devices, slots)
+    found = gpt_under(name, devices, slots)
     level, sequence = int(name[name.index("zero") + 4]), name.endswith("sp")
     data, tensor = (0, 2), (0, 1)
     per_group = found.collectives()
