@@ -283,7 +283,8 @@ class IntraOp:
         Raises:
             InfeasibleError: nothing fits; says where, by how much, and the nearest fit.
         """
-        bare = self.problem()
+        bare = self._made if self._made is not None else self.problem()
+        bare = replace(bare, rows=())
         rows: dict[int, MemoryRow] = {}
         while True:
             self._made = replace(bare, rows=tuple(rows[p] for p in sorted(rows)))
@@ -506,6 +507,11 @@ class IntraOp:
         return liveness(
             self._made, self.stage, self.produced, self._forms, mesh, slots, self.in_flight
         )
+
+    @property
+    def num_memory_rows(self) -> int:
+        """How many points' rows the last solution needed."""
+        return len(self._made.rows) if self._made is not None else 0
 
     def held_bytes(self, solution: Solution) -> float:
         """Bytes that a device holds under a solution: the most at once."""
