@@ -38,7 +38,7 @@ from tests.helpers.random_losses import random_case
 from tests.helpers.random_plans import MeshShape, Scramble, require_outputs, run
 from tests.test_lower_lowering import once, seeds
 
-NUM_GRAPHS, NUM_STEPS, NUM_SCRAMBLED = 25, 9, 8
+NUM_GRAPHS, NUM_STEPS, NUM_SCRAMBLED = 25, 8, 8
 MESHES: list[MeshShape] = [(2,), (4,), (2, 2), (2, 3), (2, 2, 2)]
 QUICK = Options(relative_gap=0.05, seconds=10.0)  # the plan need not be the best
 
@@ -148,7 +148,7 @@ def test_what_the_planner_chooses_for_random_steps() -> None:
     met: Counter[str] = Counter()
     for seed in seeds(NUM_STEPS):
         rng = random.Random(f"steps {seed}")
-        mesh = MESHES[seed % 4]  # three axes take the solver long: they are drawn below
+        mesh = MESHES[seed % len(MESHES)]
         case = random_case(seed)
         step = case.split(rng.choice([1, 2, 4]))
         [stage] = split_stages(step, ())
