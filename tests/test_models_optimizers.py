@@ -113,7 +113,7 @@ def test_nesterov_without_momentum_is_refused() -> None:
 
 @pytest.mark.parametrize("relative", [True, False])
 def test_adafactor_is_the_papers_algorithm(relative: bool) -> None:
-    config = Adafactor(learning_rate=0.3, relative=relative, decay=0.7, clip=0.4, eps2=0.05)
+    config = Adafactor(learning_rate=0.6, relative=relative, decay=0.7, clip=0.4, eps2=0.05)
     optimizer = adafactor(config)
     rng = np.random.default_rng(0)
     params: Any = {
@@ -145,9 +145,9 @@ def test_adafactor_is_the_papers_algorithm(relative: bool) -> None:
                     made[j] = one / np.sqrt(np.outer(r, c) / (np.ones(n) @ r))
                 direction = made.reshape(g.shape)
             direction = direction / max(1, math.sqrt((direction**2).mean()) / 0.4)
-            size = 0.3
+            size = 0.6
             if relative:
-                size = max(0.05, math.sqrt((x[k] ** 2).mean())) * min(0.3, 1 / math.sqrt(t))
+                size = max(0.05, math.sqrt((x[k] ** 2).mean())) * min(0.6, 1 / math.sqrt(t))
             x[k] = x[k] - size * direction
         named = dict(zip(("matrix", "stack", "vector"), gradients, strict=True))
         params, state = optimizer.update(named, state, params, t - 1)

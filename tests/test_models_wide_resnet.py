@@ -114,8 +114,9 @@ def test_evaluation_takes_the_moving_averages() -> None:
     step, evaluate = wide_resnet.train_step(TINY, sgd(SGD(0.0))), wide_resnet.eval_step(TINY)
     _, first = wide_resnet.loss(state["params"], batch, TINY)
     state, metrics = step(state, batch)
-    mean = state["statistics"]["stem"]["mean"]
-    np.testing.assert_allclose(mean, 0.1 * first["stem"]["mean"], rtol=1e-12)
+    stem, of_batch = state["statistics"]["stem"], first["stem"]
+    np.testing.assert_allclose(stem["mean"], 0.1 * of_batch["mean"], rtol=1e-12)
+    np.testing.assert_allclose(stem["variance"], 0.9 + 0.1 * of_batch["variance"], rtol=1e-12)
     assert abs(evaluate(state, batch)["loss"] - metrics["loss"]) > 1e-3
     for _ in range(200):
         averages = tree_map(lambda old, new: 0.9 * old + 0.1 * new, state["statistics"], first)

@@ -5,7 +5,8 @@
     state = gpt.init(model, optimizer)(seed=0)
     state, metrics = gpt.train_step(model, optimizer)(state, batch)
 
-A state is `{"params": ..., "optimizer": ..., "step": 0}`. The steps run as they stand on plain
+A state is `{"params": ..., "optimizer": ..., "step": 0}`; that of a model with batch norm has the
+moving averages of its norms too, as `"statistics"`. The steps run as they stand on plain
 arrays, and through `hpc_alpa.parallelize` on all ranks.
 """
 
