@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpc_alpa.errors import InfeasibleError
+from hpc_alpa.errors import InfeasibleError, PlanError
 from hpc_alpa.plan.solve import prices, prune
 from hpc_alpa.plan.solve.descend import descend
 from hpc_alpa.plan.solve.infeasible import explain
@@ -25,6 +25,7 @@ from hpc_alpa.plan.solve.solution import Solution
 _ROUNDING = 1e-9
 _RELAX_SHARE = 0.5  # of the time that is left, so that some is left for the other phases
 _IMPROVE_SHARE = 0.3
+_EXPLICIT = 2**24  # terms of the memory rows of all points in time
 
 
 def solve(problem: Problem, options: Options | None = None) -> Solution:
@@ -33,7 +34,13 @@ def solve(problem: Problem, options: Options | None = None) -> Solution:
     clock = Clock(options.seconds)
     reduced = reduce(problem)
     clock.lap("presolve")
-    found = improve(reduced.problem, options, clock)
+    explicit = reduced.problem.explicit(_EXPLICIT)
+    if explicit is None:
+        raise PlanError(
+            f"the liveness of {len(problem.costs)} nodes makes too many memory rows for the "
+            "integer program at once: use `solver.solve`"
+        )
+    found = improve(explicit, options, clock)
     return Solution.expanded(reduced, found.best, found.bound, options, clock)
 
 

@@ -71,8 +71,21 @@ class Messages:
 
     def objective(self) -> float:
         """Of the choices of the last pass."""
-        shape = (self.start, *self._shape[1:4])
-        return self._program.constant + float(_kernels()[2](self._seconds, *shape, self.choices))
+        return self.seconds(self.choices)
+
+    def seconds(self, choices: IntArray) -> float:
+        """The objective of one choice per node."""
+        arrays = (self._seconds, *self._shape[:4])
+        return self._program.constant + float(_kernels()[2](*arrays, choices))
+
+    @property
+    def shape(self) -> tuple[NDArray[Any], ...]:
+        """Seconds of nodes, start, ends, tables, their first entries; pairs of each node, start."""
+        return (self._seconds, *self._shape[:4], self._pairs, self._pairs_start)
+
+    def surcharge(self, seconds: FloatArray) -> None:
+        """Add to the seconds of every choice, as a price on memory does; in place of the last."""
+        self._node = np.where(np.isfinite(self._node), self._seconds + seconds, np.inf)
 
     def drop(self, dead: NDArray[np.bool_]) -> None:
         """Never choose these again."""

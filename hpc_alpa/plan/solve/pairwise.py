@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_alpa.plan.solve.problem import FloatArray, Problem
+from hpc_alpa.plan.solve.problem import FloatArray, IntArray, Problem
 from hpc_alpa.plan.solve.shares import Shared, shared_conversions
 
 
@@ -65,6 +65,17 @@ class Pairwise:
             for b, table in pairs.items()
             if a < b
         )
+
+
+def in_order(program: Pairwise) -> tuple[Pairwise, IntArray]:
+    """The program with its nodes numbered in the order of the problem; the new number of each."""
+    order = sorted(range(len(program.node)), key=lambda v: (program.place[v], v))
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order))
+    of = number.tolist()
+    pair = [{of[a]: table for a, table in program.pair[v].items()} for v in order]
+    place = [program.place[v] for v in order]
+    return Pairwise([program.node[v] for v in order], pair, program.constant, place), number
 
 
 def pairwise(problem: Problem) -> Pairwise:

@@ -1,22 +1,26 @@
 """Presolve of a choice program, exact: the optimum of the reduced problem expands to an optimum.
 
+forced              nodes that decide each other's choice are tied                -> forced
 ties                tied nodes become one node, and what equal layers share one   -> _merge_ties()
 free holds          a copy that no memory row prices is held whenever it can be:
                     its forward and backward readers share one window             -> _merge_ties()
-own readers         a conversion between tied nodes is a cost of their choice     -> _fold()
+own readers         a conversion between tied nodes is a cost of their choice     -> _merge_ties()
 arc consistency     choices with only forbidden conversions are dropped           -> _consistent()
 dominance           a choice that another one replaces at no cost is dropped      -> _undominated()
 equal values        become one value, as many times as dear                       -> _rebuild()
 """
 
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_alpa.errors import InfeasibleError
+from hpc_alpa.plan.solve.forced import Forced
+from hpc_alpa.plan.solve.liveness import Liveness
 from hpc_alpa.plan.solve.problem import (
     Assignment,
     FloatArray,
@@ -28,6 +32,7 @@ from hpc_alpa.plan.solve.problem import (
     Window,
     complete,
     leaders,
+    ragged,
 )
 
 Mask = NDArray[np.bool_]
@@ -39,6 +44,7 @@ class Reduced:
     """A smaller problem without ties, and the way back.
 
     Args:
+        forced: the original problem with more ties, which the fields below speak of.
         node_of: reduced node of each original node.
         choices_of: per reduced node, the original choice behind each of its choices.
         held_of: per reduced value, the original value and the original class behind each needed
@@ -47,6 +53,7 @@ class Reduced:
 
     problem: Problem
     original: Problem
+    forced: Forced
     node_of: IntArray
     choices_of: tuple[IntArray, ...]
     held_of: tuple[tuple[int, IntArray], ...]
@@ -55,12 +62,13 @@ class Reduced:
         """The assignment of the original problem with the same objective and memory."""
         choices = [int(self.choices_of[v][assignment.choices[v]]) for v in self.node_of.tolist()]
         held = [(self.held_of[k][0], int(self.held_of[k][1][t])) for k, t in assignment.held]
-        return complete(self.original, choices, held)
+        return complete(self.original, self.forced.expand(choices), held)
 
     def shrink(self, assignment: Assignment) -> Assignment | None:
         """The reduced assignment that expands to this one's choices; None if some were dropped."""
         choices = [0] * len(self.choices_of)
-        for v, choice in zip(self.node_of.tolist(), assignment.choices, strict=True):
+        forced = self.forced.shrink(assignment.choices)
+        for v, choice in zip(self.node_of.tolist(), forced, strict=True):
             at = int(np.searchsorted(self.choices_of[v], choice))
             if at == len(self.choices_of[v]) or self.choices_of[v][at] != choice:
                 return None
@@ -74,6 +82,16 @@ def reduce(problem: Problem, keep: Sequence[int] = ()) -> Reduced:
     Raises:
         InfeasibleError: forbidden choices and conversions leave a node without a choice.
     """
+    forced = Forced.of(problem, keep)
+    try:
+        reduced = _reduce(forced.problem, keep)
+    except InfeasibleError:
+        forced = Forced.none(problem)  # whose messages speak of conversions that the user knows
+        reduced = _reduce(problem, keep)
+    return replace(reduced, original=problem, forced=forced)
+
+
+def _reduce(problem: Problem, keep: Sequence[int]) -> Reduced:
     groups, node_of = np.unique(leaders(problem), return_inverse=True)
     touched = _touched(problem)
     merged, origin = _merge_ties(problem, groups, node_of, touched)
@@ -86,7 +104,7 @@ def reduce(problem: Problem, keep: Sequence[int] = ()) -> Reduced:
 
 def _touched(problem: Problem) -> Mask:
     """Values of which a memory row prices some copy."""
-    if not problem.rows:
+    if not problem.limited:
         return np.zeros(len(problem.values), np.bool_)
     first = problem.choice_offset[-1]
     cells = (np.flatnonzero(problem.priced[first:])) % max(1, problem.cell_offset[-1])
@@ -110,7 +128,7 @@ def _merge_ties(
     def content(classes: IntArray) -> bytes:
         return text.setdefault(id(classes), classes.tobytes())
 
-    found: dict[object, tuple[int, dict[_Reading, Reader], Counter[int]]] = {}
+    found: dict[object, tuple[int, dict[_Reading, Reader], dict[int, int]]] = {}
     table = {id(value.conversion): value.conversion for value in problem.values}
     group_of = node_of.tolist()
     for k, (value, priced) in enumerate(zip(problem.values, touched.tolist(), strict=True)):
@@ -121,54 +139,59 @@ def _merge_ties(
             readers[group_of[reader.node], content(reader.needed), window] = reader
         made = group_of[value.producer], content(value.produced), value.conversion.shape
         key: object = k if priced else (*made, frozenset(readers))
-        _, _, times = found.setdefault(key, (k, readers, Counter()))
-        times[id(value.conversion)] += 1
-    values = []
+        _, _, times = found.setdefault(key, (k, readers, {}))
+        times[id(value.conversion)] = times.get(id(value.conversion), 0) + 1
+    values, origin = [], []
     for k, unique, times in found.values():
         value, priced = problem.values[k], bool(touched[k])
         producer = group_of[value.producer]
-        readers_left = tuple(
-            Reader(node, reader.needed, window) for (node, _, window), reader in unique.items()
-        )
-        conversion = np.sum([count * table[which] for which, count in times.items()], axis=0)
-        value = replace(
-            value,
-            producer=producer,
-            readers=readers_left,
-            conversion=conversion,
-            holdable=value.holdable and priced,
-        )
-        if not priced:
-            value = replace(value, readers=_fold(value, producer, readers_left, costs))
-        values.append(value)
+        conversion = value.conversion
+        if times != {id(conversion): 1}:
+            conversion = np.sum([count * table[which] for which, count in times.items()], axis=0)
+        alone = Counter(window for _, _, window in unique)
+        readers_left = []
+        for (node, _, window), reader in unique.items():
+            if node == producer and alone[window] == 1 and not priced:
+                costs[producer] = costs[producer] + conversion[value.produced, reader.needed]
+            else:
+                readers_left.append(Reader(node, reader.needed, window))
+        if readers_left:
+            holdable = value.holdable and priced
+            kept = tuple(readers_left)
+            values.append(Value(producer, value.produced, kept, conversion, holdable, value.name))
+            origin.append(k)
     names = tuple(problem.names[v] for v in groups)
-    origin = np.array([k for k, _, _ in found.values()], np.int64)
-    return Problem(tuple(costs), tuple(values), names=names), origin
-
-
-def _fold(
-    value: Value, producer: int, readers: tuple[Reader, ...], costs: list[FloatArray]
-) -> tuple[Reader, ...]:
-    """Add to `costs` what a node pays for reading its own value alone; the other readers."""
-    alone = Counter(reader.window for reader in readers)
-    left = []
-    for reader in readers:
-        if reader.node == producer and alone[reader.window] == 1:
-            costs[producer] = costs[producer] + value.conversion[value.produced, reader.needed]
-        else:
-            left.append(reader)
-    return tuple(left)
+    return Problem(tuple(costs), tuple(values), names=names), np.array(origin, np.int64)
 
 
 def _choice_nbytes(problem: Problem, node_of: IntArray) -> list[FloatArray]:
     """Bytes [row, choice] of each group in the memory rows."""
-    if not problem.rows:
-        return [np.zeros((0, 1))] * (int(node_of.max()) + 1)
-    columns = problem.bytes_of_term
-    nbytes: dict[int, FloatArray] = {}
-    for node, group in enumerate(node_of.tolist()):
-        nbytes[group] = nbytes.get(group, 0.0) + columns[:, problem.choice_terms(node)].toarray()
-    return [nbytes[group] for group in range(len(nbytes))]
+    nbytes = [np.zeros((0, 1))] * (int(node_of.max()) + 1)
+    if problem.rows:
+        columns = problem.bytes_of_term
+        for node, group in enumerate(node_of.tolist()):
+            own = columns[:, problem.choice_terms(node)].toarray()
+            nbytes[group] = nbytes[group] + own if nbytes[group].size else own
+    if problem.live is not None:
+        for node, own in _live_nbytes(problem, problem.live):
+            known = nbytes[node_of[node]]
+            nbytes[node_of[node]] = np.concatenate([known, own]) if known.size else own
+    return nbytes
+
+
+def _live_nbytes(problem: Problem, live: Liveness) -> Iterator[tuple[int, FloatArray]]:
+    """Nodes with the bytes [interval, choice] of their entries."""
+    chosen = np.flatnonzero(live.term < problem.choice_offset[-1])
+    node = np.searchsorted(problem.choice_offset, live.term[chosen], side="right") - 1
+    order = np.lexsort((live.stop[chosen], live.start[chosen], node))
+    key = np.stack([node, live.start[chosen], live.stop[chosen]])[:, order]
+    new = np.flatnonzero((np.diff(key, axis=1, prepend=-1) != 0).any(axis=0))
+    for a, b in itertools.pairwise([*new.tolist(), len(order)]):
+        v = int(key[0, a])
+        own = np.zeros((1, len(problem.costs[v])))
+        entries = chosen[order[a:b]]
+        np.add.at(own[0], live.term[entries] - problem.choice_offset[v], live.nbytes[entries])
+        yield v, own
 
 
 def _consistent(problem: Problem, kept: set[int]) -> list[Mask]:
@@ -267,10 +290,15 @@ def _rebuild(
     held_of: list[tuple[int, IntArray]] = []
     classes: list[tuple[int, int, IntArray, IntArray]] = []  # value, new value, its p and t
     for k, value in zip(origin.tolist(), merged.values, strict=True):
-        produced, made = _compress([value.produced[choices_of[value.producer]]])
-        needed, wanted = _compress([r.needed[choices_of[r.node]] for r in value.readers])
-        conversion = value.conversion[np.ix_(made, wanted)]
-        if not value.readers or not (touched[k] or conversion.any()):
+        if not value.readers:
+            continue
+        num_made, num_wanted = value.conversion.shape
+        produced, made = _compress([value.produced[choices_of[value.producer]]], num_made)
+        needed, wanted = _compress(
+            [r.needed[choices_of[r.node]] for r in value.readers], num_wanted
+        )
+        conversion = value.conversion[made][:, wanted]
+        if not (touched[k] or conversion.any()):
             continue
         readers = tuple(replace(r, needed=t) for r, t in zip(value.readers, needed, strict=True))
         small = replace(value, produced=produced[0], readers=readers, conversion=conversion)
@@ -282,14 +310,21 @@ def _rebuild(
             values[new] = replace(values[new], conversion=values[new].conversion + conversion)
         classes.append((k, new, made, wanted))
     bare = Problem(costs, tuple(values), names=merged.names)
-    rows = _renumber(problem, bare, node_of, choices_of, [c for c in classes if touched[c[0]]])
-    return Reduced(replace(bare, rows=rows), problem, node_of, choices_of, tuple(held_of))
+    touched_classes = [c for c in classes if touched[c[0]]]
+    rows, live = _renumber(problem, bare, node_of, choices_of, touched_classes)
+    result = replace(bare, rows=rows, live=live)
+    return Reduced(result, problem, Forced.none(problem), node_of, choices_of, tuple(held_of))
 
 
-def _compress(parts: Sequence[IntArray]) -> tuple[list[IntArray], IntArray]:
-    """The parts renumbered to the classes that they use, and these classes."""
-    used, codes = np.unique(np.concatenate([*parts, np.empty(0, np.int64)]), return_inverse=True)
-    return np.split(codes, np.cumsum([part.size for part in parts])[:-1]), used.astype(np.int64)
+def _compress(parts: Sequence[IntArray], bound: int) -> tuple[list[IntArray], IntArray]:
+    """The parts renumbered to the classes below `bound` that they use, and these classes."""
+    used = np.zeros(bound, np.bool_)
+    for part in parts:
+        used[part] = True
+    if used.all():
+        return list(parts), np.arange(bound)
+    code = np.cumsum(used) - 1
+    return [code[part] for part in parts], np.flatnonzero(used)
 
 
 def _signature(value: Value) -> object:
@@ -303,14 +338,17 @@ def _renumber(
     node_of: IntArray,
     choices_of: tuple[IntArray, ...],
     classes: Iterable[tuple[int, int, IntArray, IntArray]],
-) -> tuple[MemoryRow, ...]:
+) -> tuple[tuple[MemoryRow, ...], Liveness | None]:
     """The memory rows over the terms of the reduced problem; dropped terms are never active."""
-    if not problem.rows:
-        return ()
+    if not problem.limited:
+        return (), None
     dropped = bare.num_terms
     new_term = np.full(problem.num_terms, dropped)
-    for node, group in enumerate(node_of.tolist()):
-        new_term[problem.choice_terms(node)[choices_of[group]]] = bare.choice_terms(group)
+    sizes = np.diff(bare.choice_offset)
+    owner, place = ragged(sizes[node_of])
+    group = node_of[owner]
+    choice = np.concatenate(choices_of)[bare.choice_offset[group] + place]
+    new_term[problem.choice_offset[owner] + choice] = bare.choice_offset[group] + place
     for old, new, made, wanted in classes:
         cells = np.ix_(made, wanted)
         for window in Window:
@@ -321,4 +359,21 @@ def _renumber(
         terms = new_term[row.terms]
         keep = terms < dropped
         rows.append(replace(row, terms=terms[keep], nbytes=row.nbytes[keep]))
-    return tuple(rows)
+    if problem.live is None:
+        return tuple(rows), None
+    terms = new_term[problem.live.term]
+    live = problem.live.at(terms, (terms < dropped) & (problem.live.nbytes > 0))
+    live = live.compressed(_most(bare, live))
+    return tuple(rows), live if live.num_points else None
+
+
+def _most(problem: Problem, live: Liveness) -> FloatArray:
+    """Per entry, the most bytes of its node's choices in the interval, given to one entry."""
+    most = live.nbytes.copy()
+    chosen = np.flatnonzero(live.term < problem.choice_offset[-1])
+    node = np.searchsorted(problem.choice_offset, live.term[chosen], side="right") - 1
+    order = np.lexsort((-live.nbytes[chosen], live.stop[chosen], live.start[chosen], node))
+    key = np.stack([node, live.start[chosen], live.stop[chosen]])[:, order]
+    repeated = (np.diff(key, axis=1, prepend=-1) == 0).all(axis=0)
+    most[chosen[order[repeated]]] = 0.0
+    return most

@@ -7,6 +7,7 @@
     minimise  sum_v cost[v][x_v]  +  sum_{value, window} sum_{t needed in it} C[p, t]
               - sum_H C[p, t]
     subject   to, for each memory row,  sum of the bytes of its terms that are active  <=  limit
+              and so at each point of the liveness (`liveness`)
 
 A conversion of a value to a class is paid once per window, whoever reads it. An infinite entry of C
 or cost is forbidden and is left out of every program; it is never a large number.
@@ -19,7 +20,7 @@ so a row is two arrays, and an assignment is evaluated by summing over its activ
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 
@@ -28,6 +29,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from hpc_alpa.errors import PlanError
+from hpc_alpa.plan.solve.liveness import Liveness
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -113,7 +115,7 @@ class Assignment:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Seconds of an assignment, and bytes per memory row."""
+    """Seconds of an assignment, and bytes per memory row; the peak of the liveness comes last."""
 
     objective: float
     memory: FloatArray
@@ -147,6 +149,7 @@ class Problem:
         costs: one vector of seconds per node; infinite where a choice is forbidden.
         ties: per node, the node whose choice it shares (itself where free); chains are followed.
         names: of the nodes, for messages.
+        live: memory rows as intervals of time.
     """
 
     costs: tuple[FloatArray, ...]
@@ -154,6 +157,7 @@ class Problem:
     rows: tuple[MemoryRow, ...] = ()
     ties: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
+    live: Liveness | None = None
 
     def __post_init__(self) -> None:
         costs = tuple(np.asarray(cost, np.float64) for cost in self.costs)
@@ -168,7 +172,7 @@ class Problem:
                     f"{self.names[node]} with {len(cost)} choices is tied to "
                     f"{self.names[self.ties[node]]} with {len(self.costs[self.ties[node]])}"
                 )
-        for value in self.values:
+        for value in () if self._classes_fit() else self.values:
             ends = [(value.producer, value.produced, value.conversion.shape[0])]
             ends += [(r.node, r.needed, value.conversion.shape[1]) for r in value.readers]
             for node, classes, bound in ends:
@@ -180,6 +184,23 @@ class Problem:
         for row in self.rows:
             if not _within(row.terms, self.num_terms):
                 raise PlanError(f"memory row {row.name!r} names a term beyond {self.num_terms}")
+        if self.live is not None and not _within(self.live.term, self.num_terms):
+            raise PlanError(f"the liveness names a term beyond {self.num_terms}")
+
+    def _classes_fit(self) -> bool:
+        """Whether all classes are within the conversions, seen at once."""
+        sizes = [len(cost) for cost in self.costs]
+        for value in self.values:
+            if value.produced.shape != (sizes[value.producer],):
+                return False
+            for reader in value.readers:
+                if reader.needed.shape != (sizes[reader.node],):
+                    return False
+        reads, size = self.reads, np.array(sizes, np.int64)
+        made = np.repeat(reads.num_produced, size[reads.producer])
+        wanted = np.repeat(reads.num_needed[reads.value], size[reads.node])
+        both = ((reads.produced, made), (reads.needed, wanted))
+        return all(bool(((c >= 0) & (c < bound)).all()) for c, bound in both)
 
     # where things lie in the flat numbering of terms
 
@@ -280,14 +301,40 @@ class Problem:
 
     @cached_property
     def limits(self) -> FloatArray:
-        """Bytes per memory row."""
-        return np.array([row.limit for row in self.rows], np.float64)
+        """Bytes per memory row, and of the liveness."""
+        peak = [] if self.live is None else [self.live.limit]
+        return np.array([row.limit for row in self.rows] + peak, np.float64)
+
+    def explicit(self, most: int) -> "Problem | None":
+        """The problem with a memory row for each point; None if they have over `most` terms."""
+        if self.live is None:
+            return self
+        if int((self.live.stop - self.live.start).sum()) > most:
+            return None
+        matrix = self.live.rows(np.arange(self.live.num_points), self.num_terms)
+        rows = tuple(
+            MemoryRow(
+                self.live.name_of(t),
+                self.live.limit,
+                matrix.indices[matrix.indptr[t] : matrix.indptr[t + 1]],
+                matrix.data[matrix.indptr[t] : matrix.indptr[t + 1]],
+            )
+            for t in range(self.live.num_points)
+        )
+        return replace(self, rows=(*self.rows, *rows), live=None)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any memory row."""
+        return bool(self.rows) or self.live is not None
 
     @cached_property
     def priced(self) -> NDArray[np.bool_]:
         """Terms with bytes in some memory row."""
         priced = np.zeros(self.num_terms, np.bool_)
         priced[self.row_matrix.indices[self.row_matrix.data > 0]] = True
+        if self.live is not None:
+            priced[self.live.term[self.live.nbytes > 0]] = True
         return priced
 
 
@@ -372,12 +419,16 @@ def evaluate(problem: Problem, assignment: Assignment) -> Evaluation:
     seconds += sum(problem.cell_seconds(part).sum() for part in cells)
     saved = problem.cell_seconds(held - first - len(Window) * num_cells)
     seconds -= saved[np.isfinite(saved)].sum()
-    if not problem.rows:
+    if not problem.limited:
         return Evaluation(float(seconds), np.empty(0))
     copies = [first + window * num_cells + part for window, part in zip(Window, cells, strict=True)]
     active = np.concatenate([nodes, *copies, held])
-    memory = problem.bytes_of_term[:, active].sum(axis=1)
-    return Evaluation(float(seconds), np.asarray(memory, np.float64).ravel())
+    memory = np.asarray(problem.bytes_of_term[:, active].sum(axis=1), np.float64).ravel()
+    if problem.live is not None:
+        activity = np.zeros(problem.num_terms)
+        activity[active] = 1.0
+        memory = np.append(memory, problem.live.usage(activity).max(initial=0.0))
+    return Evaluation(float(seconds), memory)
 
 
 def ragged(sizes: IntArray) -> tuple[IntArray, IntArray]:

@@ -2,11 +2,13 @@
 
     presolve          ties, dominance, arc consistency                              -> presolve
     messages          bound, prune, eliminate: exact where what is left is narrow   -> prune
+    prices            under memory rows: the same with prices on the memory         -> anytime
     integer program   on HiGHS, of what was not pruned, from the best assignment    -> highs
+    neighbourhoods    where the integer program is too large for that               -> anytime
 
 Without memory rows the first road goes first, and the integer program only closes the gap that is
-left. With rows, it solves the program without them: where its answer fits they do not bind, and
-else its bound is one of theirs. Every answer is evaluated on the original problem.
+left. With rows, the program without them is solved first: where its answer fits they do not bind,
+and else its bound is one of theirs. Every answer is evaluated on the original problem.
 """
 
 from dataclasses import replace
@@ -15,16 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_alpa.plan.solve import highs, prune
+from hpc_alpa.plan.solve.anytime import Anytime
 from hpc_alpa.plan.solve.infeasible import explain
 from hpc_alpa.plan.solve.model import build
 from hpc_alpa.plan.solve.options import Clock, Options
 from hpc_alpa.plan.solve.presolve import reduce
 from hpc_alpa.plan.solve.problem import Assignment, Problem, evaluate
+from hpc_alpa.plan.solve.prune import Pruned
 from hpc_alpa.plan.solve.solution import Solution
 
 _ROUNDING = 1e-9
 _FIRST_SHARE = 0.5  # of the time, for the first road
-_LOOSE_SHARE = 0.1  # for it where there are memory rows, which are then the harder part
+_LOOSE_SHARE, _PRICE_SHARE = 0.03, 0.2  # where there are rows: without them, and with prices
+_EXPLICIT = 2**22  # bytes of terms in all rows together, up to which they are made at all
+_LARGE = 30_000  # choices from which on the relaxation takes longer than anyone waits
 
 
 def solve(problem: Problem, options: Options | None = None) -> Solution:
@@ -42,21 +48,40 @@ def solve(problem: Problem, options: Options | None = None) -> Solution:
     reduced = reduce(problem)
     clock.lap("presolve")
     small = reduced.problem
-    gap = max(options.relative_gap, _ROUNDING)
-    share = _LOOSE_SHARE if small.rows else _FIRST_SHARE
-    free = replace(small, rows=())
-    first = prune.search(free, gap, share * clock.left)
-    clock.lap("messages")
-    if first.best is None and first.bound == np.inf:
-        raise explain(free, build(free))
-    best = first.best if first.best is not None and _fits(small, first.best) else None
-    if best is not None:
-        found = Solution.expanded(reduced, best, first.bound, options, clock)
-        if found.status == "optimal":
+    first = _first(small, options, clock)
+    if first.best is not None:
+        found = Solution.expanded(reduced, first.best, first.bound, options, clock)
+        if found.status == "optimal" or clock.left == 0:
             return found
-    rest = small if small.rows else _only(small, first.alive)
-    second = highs.improve(rest, options, clock, best, first.bound)
+    rest = small.explicit(_EXPLICIT) if small.live is not None else small
+    if rest is None or (first.best is not None and small.choice_offset[-1] > _LARGE):
+        return Solution.expanded(reduced, first.best, first.bound, options, clock)
+    second = highs.improve(_only(rest, first.alive), options, clock, first.best, first.bound)
     return Solution.expanded(reduced, second.best, second.bound, options, clock)
+
+
+def _first(problem: Problem, options: Options, clock: Clock) -> Pruned:
+    """The first road. Raises InfeasibleError where forbidden conversions exclude everything."""
+    gap = max(options.relative_gap, _ROUNDING)
+    free = replace(problem, rows=(), live=None)
+    share = _LOOSE_SHARE if problem.limited else _FIRST_SHARE
+    loose = prune.search(free, gap, share * clock.left)
+    clock.lap("messages")
+    if loose.best is None and loose.bound == np.inf:
+        raise explain(free, build(free))
+    if not problem.limited or (loose.best is not None and _fits(problem, loose.best)):
+        return loose
+    everything = tuple(np.ones(len(cost), np.bool_) for cost in problem.costs)
+    search = Anytime(problem)
+    if not search.possible:
+        return Pruned(None, loose.bound, everything)
+    first = search.start(gap, _PRICE_SHARE * clock.left)
+    clock.lap("prices")
+    large = problem.choice_offset[-1] > _LARGE
+    if first.best is not None and large:
+        first = search.improve(clock.left)
+        clock.lap("neighbourhoods")
+    return replace(first, bound=max(first.bound, loose.bound))
 
 
 def _fits(problem: Problem, assignment: Assignment) -> bool:
