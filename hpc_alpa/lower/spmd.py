@@ -17,7 +17,7 @@ from hpc_alpa.ir.types import TensorType
 from hpc_alpa.plan.paths import key, read
 from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.sharding import Move, ShardingSpec, Strategy, apply_roles, moves, rule_of
-from hpc_alpa.sharding.phases import Interior, phases, runs_in_phases
+from hpc_alpa.sharding.phases import Interior, interior, phases, runs_in_phases
 from hpc_alpa.sharding.strategies import possible_roles
 from hpc_alpa.step import (
     APPLY,
@@ -30,7 +30,6 @@ from hpc_alpa.step import (
     Transfer,
 )
 from hpc_alpa.step.rows import Rows
-from hpc_alpa.transform.expand import expanded
 
 PHASES = (PREPARE, FORWARD, BACKWARD, APPLY)
 WINDOW = {PREPARE: ".p", FORWARD: "", BACKWARD: ".b", APPLY: ".a"}
@@ -234,8 +233,8 @@ class _Layout:
     def _in_phases(
         self, e: Eqn, strategy: Strategy, operands: tuple[str, ...], output: str
     ) -> None:
-        """Local statistics, their all_reduce, local finish."""
-        inner = expanded(e)
+        """Local statistics, their all_reduce, local finish; or edges, their all_gather, windows."""
+        inner = interior(e, strategy, self.mesh)
         suffix = "@" if e.output in self.looped else ""
         names = dict(zip(inner.inputs, operands, strict=True))
         changes = 0

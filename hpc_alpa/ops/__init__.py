@@ -12,6 +12,7 @@ from hpc_alpa.ops import (
     elementwise,
     experts,
     fused,
+    halo,
     indexing,
     movement,
     pooling,
@@ -22,5 +23,5 @@ from hpc_alpa.ops.rule import Rule
 
 __all__ = [
     "TABLE", "Rule", "batch_norm", "boundary", "contraction", "convolution", "elementwise",
-    "experts", "fused", "indexing", "movement", "pooling", "reduction", "source",
+    "experts", "fused", "halo", "indexing", "movement", "pooling", "reduction", "source",
 ]  # fmt: skip

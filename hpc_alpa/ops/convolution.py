@@ -17,6 +17,7 @@ import numpy as np
 from hpc_alpa.errors import GraphError
 from hpc_alpa.ir.op import Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
+from hpc_alpa.ops.halo import HALOS
 from hpc_alpa.ops.movement import wanted
 from hpc_alpa.ops.rule import Rule, bind
 from hpc_alpa.ops.windows import SpatialFactors, pad, padded_shape, taps, unpad, window_extents
@@ -124,7 +125,9 @@ def _grad_input(c: Call, y: Any, w: Any) -> Any:
 
 
 # ----------------------------------------------------------------------------------------- rules
-def _texts(x: TensorType, w: TensorType, y: TensorType, params: Params, marked: str) -> Any:
+def _texts(
+    name: str, x: TensorType, w: TensorType, y: TensorType, params: Params, marked: str
+) -> Any:
     """The texts of x, w and y; `marked` has the factors that are summed."""
 
     def f(name: str) -> str:
@@ -132,7 +135,8 @@ def _texts(x: TensorType, w: TensorType, y: TensorType, params: Params, marked: 
 
     window, windows = w.shape[:-2], y.shape[1:-1]
     mark = "+" if "p" in marked else ""
-    spatial = SpatialFactors.of(x.shape[1:-1], window, windows, params, mark)
+    needs = HALOS[name].needs
+    spatial = SpatialFactors.of(x.shape[1:-1], window, windows, params, needs, mark)
     groups = x.shape[-1] // w.shape[-2]
     below, above = (f"(u {f('c')})", f"(u {f('d')})") if groups > 1 else (f("c"), f("d"))
     sizes = spatial.sizes
@@ -148,17 +152,17 @@ def _texts(x: TensorType, w: TensorType, y: TensorType, params: Params, marked: 
 
 
 def _conv_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
-    x, w, y, sizes = _texts(inputs[0], inputs[1], output, params, "c")
+    x, w, y, sizes = _texts("conv", inputs[0], inputs[1], output, params, "c")
     return bind(f"{x}, {w} -> {y}", inputs, output, EITHER, sizes=sizes)
 
 
 def _grad_input_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
-    x, w, y, sizes = _texts(output, inputs[1], inputs[0], params, "d")
+    x, w, y, sizes = _texts("conv_grad_input", output, inputs[1], inputs[0], params, "d")
     return bind(f"{y}, {w} -> {x}", inputs, output, EITHER, sizes=sizes)
 
 
 def _grad_weight_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
-    x, w, y, sizes = _texts(inputs[0], output, inputs[1], params, "np")
+    x, w, y, sizes = _texts("conv_grad_weight", inputs[0], output, inputs[1], params, "np")
     return bind(f"{x}, {y} -> {w}", inputs, output, EITHER, sizes=sizes)
 
 

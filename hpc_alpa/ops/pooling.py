@@ -20,6 +20,7 @@ import numpy as np
 from hpc_alpa.errors import GraphError
 from hpc_alpa.ir.op import Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
+from hpc_alpa.ops.halo import HALOS
 from hpc_alpa.ops.movement import wanted
 from hpc_alpa.ops.rule import ALL, Rule, bind
 from hpc_alpa.ops.windows import SpatialFactors, pad, padded_shape, taps, unpad, window_extents
@@ -110,13 +111,16 @@ def _unpick(c: Call, x: Any, ct: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------ rules, gradients
-def _rule(text: str, sums: Any, maxima: Any = ()) -> Callable[..., Rule]:
+def _rule(name: str, text: str, sums: Any, maxima: Any = ()) -> Callable[..., Rule]:
     """`x` stands for a value with the dims of x, `y` for one with a value a window."""
 
     def rule(inputs: Types, output: TensorType, params: Params) -> Rule:
         operands = dict(zip(text.replace(" ->", ",").split(", "), (*inputs, output), strict=True))
         x, y = operands["x"], operands["y"]
-        factors = SpatialFactors.of(x.shape[1:-1], params["window"], y.shape[1:-1], params)
+        windows = y.shape[1:-1]
+        factors = SpatialFactors.of(
+            x.shape[1:-1], params["window"], windows, params, HALOS[name].needs
+        )
         dims = {
             "x": f"n {' '.join(factors.below)} c",
             "y": f"n {' '.join(factors.above)} c",
@@ -145,25 +149,25 @@ _ROWS: dict[str, tuple[Any, ...]] = {  # name: infer, reference, vjp, rule
         _infer_pool,
         _pool,
         _pool_vjp,
-        _rule("x -> y", {"max": (), "sum": ALL}, {"max": ALL, "sum": ()}),
+        _rule("pool", "x -> y", {"max": (), "sum": ALL}, {"max": ALL, "sum": ()}),
     ),
     "pool_pick": (
         _infer_pick,
         _pick,
         lambda b, e, ct: (None, b.pool_unpick(e.inputs[0], ct, **e.params_dict)),
-        _rule("x, x -> y", SECOND),
+        _rule("pool_pick", "x, x -> y", SECOND),
     ),
     "pool_unpick": (
         _infer_unpick,
         _unpick,
         lambda b, e, ct: (None, b.pool_pick(e.inputs[0], ct, **e.params_dict)),
-        _rule("x, y -> x", SECOND),
+        _rule("pool_unpick", "x, y -> x", SECOND),
     ),
     "unpool": (
         _infer_unpool,
         _unpool,
         lambda b, e, ct: (b.pool(ct, kind="sum", **e.params_dict),),
-        _rule("y -> x", ALL),
+        _rule("unpool", "y -> x", ALL),
     ),
 }
 

@@ -7,39 +7,25 @@ Softmax over classes that are split over mesh axis 0, on two devices:
     device 1  local max ─┘              └─ exp(x - max), local sum ─┘              └─ divide
 
 The equation's own graph (`transform.expanded`) runs with the same factors split; each statistic
-that comes out partial is all_reduced at once, so nothing but statistics travels.
+that comes out partial is all_reduced at once, so nothing but statistics travels. Windows on a split
+dim exchange the edges of tiles instead (`sharding.halo`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from hpc_alpa.ir.graph import Eqn, Graph, Var
+from hpc_alpa.ops.halo import HALOS
 from hpc_alpa.sharding.conversions import Move
+from hpc_alpa.sharding.halo import halo_phases
 from hpc_alpa.sharding.places import Groups, Place, places, places_of
 from hpc_alpa.sharding.spec import SUM, MeshShape, ShardingSpec
+from hpc_alpa.sharding.steps import Exchange, Interior, Phase
 from hpc_alpa.sharding.strategies import IDLE, Strategy, apply_roles, rule_of
 from hpc_alpa.transform.expand import expanded
 
-
-@dataclass(frozen=True, slots=True)
-class Interior:
-    """Run one equation of the expansion under a strategy, on every device."""
-
-    eqn: Eqn
-    strategy: Strategy
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """Convert a value of the expansion in place: all_reduce, or to_partial_sum, which is free."""
-
-    value: Var
-    move: Move
-
-
-Phase = Interior | Exchange
+__all__ = ["Exchange", "Interior", "Phase", "interior", "phases", "runs_in_phases"]
 
 
 def runs_in_phases(e: Eqn, strategy: Strategy) -> bool:
@@ -48,13 +34,28 @@ def runs_in_phases(e: Eqn, strategy: Strategy) -> bool:
     return any(rule.marked(f, "!") and strategy.axes_of(f) for f in rule.sizes)
 
 
-@lru_cache(maxsize=65536)
 def phases(e: Eqn, strategy: Strategy, mesh: MeshShape) -> tuple[Phase, ...]:
     """The steps that run a fused equation under a strategy; run them in order.
 
-    The values are those of `expanded(e)`: its input k arrives in spec `strategy.inputs[k]`, and its
+    The values are those of `interior`: its input k arrives in spec `strategy.inputs[k]`, and its
     output, made by the last `Interior`, leaves in `strategy.output`.
     """
+    return _interior(e, strategy, mesh)[1]
+
+
+def interior(e: Eqn, strategy: Strategy, mesh: MeshShape) -> Graph:
+    """The graph that runs instead of an equation in phases, on whole values."""
+    return _interior(e, strategy, mesh)[0]
+
+
+@lru_cache(maxsize=65536)
+def _interior(e: Eqn, strategy: Strategy, mesh: MeshShape) -> tuple[Graph, tuple[Phase, ...]]:
+    if e.op.name in HALOS:
+        return halo_phases(e, strategy, mesh)
+    return expanded(e), _statistics_phases(e, strategy, mesh)
+
+
+def _statistics_phases(e: Eqn, strategy: Strategy, mesh: MeshShape) -> tuple[Phase, ...]:
     graph = expanded(e)
     factor_of = _factors(e, graph)
     held = dict(zip(graph.inputs, strategy.inputs, strict=True))

@@ -211,7 +211,7 @@ class Sliding:
 
 
 def _sliding(d: Drawing) -> Sliding:
-    """Windows that tile a dim, which may then be split; others overlap, skip and are padded."""
+    """Windows that tile a dim, that reach into the next tile, and such as allow no split."""
     rows = []
     for _ in range(d.rng.choice([1, 2, 2, 2, 3])):
         if d.rng.random() < 0.4:
@@ -219,7 +219,14 @@ def _sliding(d: Drawing) -> Sliding:
             count = d.rng.choice([1, 2, 4, 6])
             rows.append((count * stride, k, count, stride, (0, 0)))
             continue
-        k, stride, n = d.rng.randint(1, 3), d.rng.randint(1, 3), d.rng.randint(3, 7)
+        k, stride = d.rng.randint(1, 5), d.rng.randint(1, 3)
+        if d.rng.random() < 0.6 and k > stride:
+            # As many rows as strides: a split dim exchanges the edges of its tiles.
+            count, before = d.rng.choice([2, 4, 6, 8]), d.rng.randint(0, k - stride)
+            padding = (before, k - stride - before)
+            rows.append((count * stride, k, count, stride, padding))
+            continue
+        k, n = min(k, 3), d.rng.randint(3, 7)
         padding = (d.rng.randrange(k), d.rng.randrange(k))
         rows.append((n, k, (n + sum(padding) - k) // stride + 1, stride, padding))
     spatial, window, windows, strides, paddings = (tuple(x) for x in zip(*rows, strict=True))
@@ -336,6 +343,25 @@ def _softmax(count: int) -> Draw:
     return draw
 
 
+def _halo(name: str) -> Draw:
+    def draw(d: Drawing) -> Var:
+        dim, tiles, rows = d.rng.randint(1, 2), d.rng.choice([1, 2, 4, 6]), d.rng.randint(2, 4)
+        before, after = d.rng.randint(0, 2), d.rng.randint(0, 2)
+        params = {"dim": dim, "tiles": tiles, "before": before, "after": after}
+        width, shape = before + after, [d.rng.choice([1, 2, 4]) for _ in range(4)]
+        if name == "halo_unfold":
+            shape[0], shape[dim] = shape[0] * tiles, rows + width
+            return d.b.halo_unfold(d.input(tuple(shape)), **params)
+        shape[dim] = rows * tiles
+        x = d.input(tuple(shape))
+        if name == "halo_edges":
+            return d.b.halo_edges(x, **params)
+        edges = [d.input((*shape[:dim], tiles, width, *shape[dim + 1 :]))] if width else []
+        return d.b.halo_fold(x, *edges, fill=d.rng.choice(["lowest", "zero"]), **params)
+
+    return draw
+
+
 def _norm(name: str, parts: str) -> Draw:
     """`x` stands for an operand of the whole shape, `v` for a vector of the last dim."""
 
@@ -409,6 +435,9 @@ EQUATIONS: dict[str, Draw] = {  # alphabetical
     "gather": _gather,
     "gelu": _elementwise("gelu", 1),
     "gelu_grad": _elementwise("gelu_grad", 2),
+    "halo_edges": _halo("halo_edges"),
+    "halo_fold": _halo("halo_fold"),
+    "halo_unfold": _halo("halo_unfold"),
     "iota": _iota,
     "layer_norm": _norm("layer_norm", "xvv"),
     "layer_norm_grad": _norm("layer_norm_grad", "xvx"),

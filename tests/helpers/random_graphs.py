@@ -126,13 +126,19 @@ def _grow_top_k(d: Drawing, v: Var, pool: list[Var]) -> list[Var]:
 
 
 def _sliding(d: Drawing, spatial: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """A window that fits, with its strides and padding; often one that tiles."""
+    """A window that fits, with its strides and padding: tiling, with as many windows, or any."""
     rows = []
     for n in spatial:
-        k = d.rng.choice([k for k in (1, 2, 3) if k <= n])
-        tiles = n % k == 0 and d.rng.random() < 0.5
-        padding = (0, 0) if tiles else (d.rng.randrange(k), d.rng.randrange(k))
-        rows.append((k, k if tiles else d.rng.randint(1, 2), padding))
+        k, kind = d.rng.choice([1, 2, 3]), d.rng.choice(["any", "same", "same", "tiling"])
+        if kind == "tiling" and n % k == 0:
+            rows.append((k, k, (0, 0)))
+        elif kind == "same":
+            stride = 2 if k == 3 and n % 2 == 0 and d.rng.random() < 0.5 else 1
+            before = d.rng.randint(0, k - stride)
+            rows.append((k, stride, (before, k - stride - before)))
+        else:
+            k = min(k, n)
+            rows.append((k, d.rng.randint(1, 2), (d.rng.randrange(k), d.rng.randrange(k))))
     window, strides, paddings = zip(*rows, strict=True)
     return tuple(window), {"strides": strides, "padding": paddings}
 

@@ -21,6 +21,7 @@ from hpc_alpa.sharding import (
     Strategy,
     all_coords,
     index_along,
+    interior,
     local_call,
     local_shape,
     local_types,
@@ -30,7 +31,6 @@ from hpc_alpa.sharding import (
     tile_starts,
 )
 from hpc_alpa.sharding.spec import MAX, SUM, Coords, MeshShape
-from hpc_alpa.transform.expand import expanded
 
 Tiles = Mapping[Coords, np.ndarray]
 
@@ -210,13 +210,13 @@ class SimulatedMesh:
         return Held(e.output.type.shape, strategy.output, tiles)
 
     def run_phases(self, e: Eqn, strategy: Strategy, operands: Sequence[Held]) -> Held:
-        graph = expanded(e)
+        graph = interior(e, strategy, self.mesh)
         env: dict[Var, Held] = dict(zip(graph.inputs, operands, strict=True))
         for step in phases(e, strategy, self.mesh):
             if isinstance(step, Interior):
                 inner = step.eqn
                 env[inner.output] = self.run(inner, step.strategy, [env[v] for v in inner.inputs])
             else:
-                assert step.move.kind in ("all_reduce", "to_partial_sum"), step
+                assert step.move.kind in ("all_gather", "all_reduce", "to_partial_sum"), step
                 env[step.value] = self.move(env[step.value], step.move)
         return env[graph.outputs[0]]
