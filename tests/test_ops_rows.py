@@ -14,6 +14,7 @@ from scipy import special
 from hpc_alpa.ir import TABLE, Call, evaluate, parse, verify
 from hpc_alpa.ir.types import numpy_dtype
 from hpc_alpa.kernels.reference.random import random as random_values
+from hpc_alpa.ops.products import product_dims
 from hpc_alpa.transform.expand import expanded
 from tests.helpers.random_equations import EQUATIONS, random_equation
 
@@ -448,6 +449,16 @@ def test_a_matrix_product_counts_its_flops() -> None:
     assert e.op.flops(e.input_types, e.output.type, e.params_dict) == 2 * math.prod(
         extents.values()
     )
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_products_of_matrices_are_priced_by_their_dims(name: str) -> None:
+    for seed in range(10):
+        (e,) = random_equation(name, seed).graph.eqns
+        given = e.input_types, e.output.type, e.params_dict
+        dims = product_dims(name, *given)
+        assert bool(dims) == (e.op.cost == "dot_general")
+        assert not dims or 2 * math.prod(dims) == e.op.flops(*given)
 
 
 # ------------------------------------------------------------------------ edges of single operators
