@@ -221,15 +221,15 @@ def test_zero_3_gathers_in_the_loop_and_never_keeps_the_whole() -> None:
     kinds = found.kinds()
     assert set(kinds) == {("loop", "reduce_scatter"), ("loop", "all_gather")}
     assert kinds["loop", "reduce_scatter"] == 2 * num_parameters()
-    # Every parameter in every microbatch, held for backward or gathered there again.
-    assert 2 * num_parameters() <= kinds["loop", "all_gather"] <= 4 * num_parameters()
+    # Every parameter forward, and again backward where its value is needed.
+    assert 2 * num_parameters() < kinds["loop", "all_gather"] <= 4 * num_parameters()
     assert all(s.split_axes for s in found.of_state("params", "optimizer").values())
     found.require_equal(1e-10)
 
 
 def test_each_level_of_zero_holds_less() -> None:
     names = ("dp2", "zero1", "zero2", "zero3")
-    peaks = [gpt_under(m).peak_bytes for m in names[:3]]
+    peaks = [gpt_under(m).peak_bytes for m in names]
     assert sorted(set(peaks), reverse=True) == peaks, peaks
     state = [gpt_under(m).state_bytes for m in names]
     # Parameters and two moments, float64: 3 parts, of which ZeRO-1 and -2 split two.
@@ -246,8 +246,8 @@ def test_sequence_parallelism_begins_and_ends_blocks_otherwise() -> None:
     inside = {kind: n for (where, kind), n in split.kinds().items() if where == "loop"}
     assert set(inside) == {"reduce_scatter", "all_gather"}
     # Gathered where each of two blocks and the head begin, the logits behind them, and where the
-    # gradients of the blocks begin; what a block began with is held for backward, or not.
-    assert inside["reduce_scatter"] == 2 * 5 and 2 * 6 <= inside["all_gather"] <= 2 * 9
+    # gradients of the blocks begin; what a block began with is gathered again there.
+    assert inside["reduce_scatter"] == 2 * 5 and inside["all_gather"] == 2 * 9
     assert split.peak_bytes < plain.peak_bytes
     weights = {k: str(s) for k, s in split.of_state("params/layers/0").items() if len(s.dims) > 1}
     for name, spec in weights.items():

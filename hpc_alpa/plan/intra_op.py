@@ -61,6 +61,7 @@ from hpc_alpa.step.phase import FINISHED
 from hpc_alpa.step.rows import Rows
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., bool])
 Allowed = Callable[[Eqn, Strategy], bool]
 AllowedInput = Callable[[Var, ShardingSpec], bool]
 
@@ -152,6 +153,11 @@ def anywhere(v: Var, spec: ShardingSpec) -> bool:
     return True
 
 
+def any_copy(v: Var) -> bool:
+    """Leaves every copy to be held."""
+    return True
+
+
 @dataclass(frozen=True)
 class Restrictions:
     """What a manual method, or a user's pins, leave to choose from; `&` keeps what both leave.
@@ -159,16 +165,26 @@ class Restrictions:
     Attributes:
         strategy: whether an equation may use a strategy.
         input: whether an input of the step may lie in a spec.
+        hold: whether copies of a value may be held from forward to backward.
     """
 
     strategy: Allowed = everything
     input: AllowedInput = anywhere
+    hold: Callable[[Var], bool] = any_copy
 
     def __and__(self, other: Restrictions) -> Restrictions:
         return Restrictions(
-            lambda e, s: self.strategy(e, s) and other.strategy(e, s),
-            lambda v, s: self.input(v, s) and other.input(v, s),
+            _both(self.strategy, other.strategy, everything),
+            _both(self.input, other.input, anywhere),
+            _both(self.hold, other.hold, any_copy),
         )
+
+
+def _both(a: F, b: F, neutral: F) -> F:
+    """Where both say yes; one alone where the other always does."""
+    if a is neutral or b is neutral:
+        return b if a is neutral else a
+    return lambda *of: a(*of) and b(*of)  # type: ignore[return-value]
 
 
 def specs_of(type: TensorType, mesh: tuple[int, ...]) -> tuple[ShardingSpec, ...]:
@@ -485,9 +501,13 @@ class IntraOp:
         slots = self.step.num_microbatches
         make = Values(self.pricing.paths, self.rows, slots, self.bucket_bytes)
         self._forms = make.forms
-        return [
+        values = [
             make.value(v, nodes[v], self._meanings(nodes[v]), found, graph.describe(v))
             for v, found in readers.items()
+        ]
+        return [
+            made if self.restrictions.hold(v) else replace(made, holdable=False)
+            for v, made in zip(readers, values, strict=True)
         ]
 
     @cached_property

@@ -94,7 +94,8 @@ def sequence_parallel(axis: int, mesh: tuple[int, ...], step: StepGraph) -> Rest
             return inside.input(v, spec)
         return all(axis not in axes or (v, d) not in fixed for d, axes in enumerate(spec.dims))
 
-    return Restrictions(strategy, where)
+    # What a block begins with is gathered again in backward: held, it is tpN's memory (Sec. 4.2.2).
+    return Restrictions(strategy, where, lambda v: v not in between)
 
 
 def _megatron(axis: int, size: int, step: StepGraph) -> Restrictions:

@@ -75,7 +75,7 @@ def zero(level: int, axis: int, mesh: tuple[int, ...], step: StepGraph) -> Restr
         even = any(n % (num_tiles(axes, mesh) * mesh[axis]) == 0 for n, axes in pairs)
         return axis in spec.split_axes or not even
 
-    return Restrictions(strategy, where)
+    return Restrictions(strategy, where, lambda v: level < 3 or v not in entering)
 
 
 def _without(roles: tuple[str, ...], axis: int) -> tuple[str, ...]:
