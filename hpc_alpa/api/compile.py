@@ -142,9 +142,9 @@ def _same_types(traced: Traced, num_state_leaves: int) -> None:
             )
 
 
-def make_plan(step: Step, cluster: Cluster, cost: Cost, size: int, options: Options) -> Plan:
-    """Search for the plan of a traced step on the first `size` devices of a cluster."""
-    request = Request(
+def request_of(step: Step, cluster: Cluster, cost: Cost, size: int, options: Options) -> Request:
+    """What a search for the plan of a traced step on a cluster's first `size` devices is asked."""
+    return Request(
         step.graph,
         frozenset(step.graph.inputs[k] for k in step.batch_positions),
         step.renewed,
@@ -158,7 +158,11 @@ def make_plan(step: Step, cluster: Cluster, cost: Cost, size: int, options: Opti
         options.pins,
         options.resharding,
     )
-    return search(request)
+
+
+def make_plan(step: Step, cluster: Cluster, cost: Cost, size: int, options: Options) -> Plan:
+    """Search for the plan of a traced step on the first `size` devices of a cluster."""
+    return search(request_of(step, cluster, cost, size, options))
 
 
 def require_fit(

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from hpc_alpa.api.compile import Compiled, Options, Step, compile_step, make_plan, require_fit
+from hpc_alpa.api.compile import Compiled, Options, Step, compile_step, request_of, require_fit
 from hpc_alpa.api.machine import find_cluster, find_costs
 from hpc_alpa.cluster import Cluster
 from hpc_alpa.comm.protocol import Communicator
 from hpc_alpa.cost import Cost
 from hpc_alpa.errors import HpcAlpaError, PlanError
 from hpc_alpa.plan.plan import Plan
+from hpc_alpa.search import Request, search
 
 T = TypeVar("T")
 
@@ -50,11 +51,12 @@ class Planned(BaseException):
     Attributes:
         compiled: the plan and the programs of all ranks.
         cost: what they were priced by.
+        request: what the search was asked, or would have been.
     """
 
-    def __init__(self, compiled: Compiled, cost: Cost) -> None:
+    def __init__(self, compiled: Compiled, cost: Cost, request: Request) -> None:
         super().__init__("the script's first step is planned")
-        self.compiled, self.cost = compiled, cost
+        self.compiled, self.cost, self.request = compiled, cost, request
 
 
 class Failed(BaseException):
@@ -141,10 +143,11 @@ def _plan(
             "take a larger cluster, or fewer devices"
         )
     cost = find_costs(aim.costs if aim.costs is not None else costs, where, (tuple(range(size)),))
+    wanted = replace(options, **aim.options)
+    request = request_of(step, where if where is not None else cost.cluster, cost, size, wanted)
     if aim.plan is None:
-        wanted = replace(options, **aim.options)
-        plan = make_plan(step, where if where is not None else cost.cluster, cost, size, wanted)
+        plan = search(request)
     else:
         plan = aim.plan
         require_fit(plan, step, where, cost, size)
-    return Planned(compile_step(step, plan, None), cost)
+    return Planned(compile_step(step, plan, None), cost, request)

@@ -190,7 +190,8 @@ def _score(
         peak = max(result.peak_bytes, default=0)
         least = min(least, peak)
         if peak <= limit:
-            done = replace(plan, predicted=_predicted(result), solver=_solver(solutions, counted))
+            solver = {**_solver(solutions, counted), "allowed_bytes": allowed}
+            done = replace(plan, predicted=_predicted(result), solver=solver)
             return Scored(done, result.step_seconds)
         # Had the rows counted all that runs, this plan would not have met them.
         allowed = min(allowed, counted) * 0.98 * limit / peak
@@ -210,21 +211,11 @@ def _plan(
     memory: float,
 ) -> tuple[Plan, list[Solution], float]:
     """The plan, its stages' solutions, and the bytes that the memory rows count of the largest."""
-    manual = Restrictions() if method is None else restrictions(method, step)
-    schedule = SCHEDULES[candidate.schedule](len(candidate.meshes), candidate.num_microbatches)
-    in_flight = peak_in_flight(schedule)
     stages: list[StagePlan] = []
     solutions: list[Solution] = []
     counted = 0.0
-    for stage, mesh, axes in zip(
-        split_stages(step, candidate.cuts), candidate.meshes, candidate.axes, strict=True
-    ):
-        rules = manual & pinned(step.graph, request.pins, mesh.shape)
-        if method is None and not request.cost.in_seconds:
-            rules = rules & split_products(mesh.shape)
-        program = IntraOp(
-            step, stage, Pricing.on(mesh, request.cost), rules, in_flight[stage.index], memory
-        )
+    made = stage_programs(request, step, candidate, memory, method)
+    for program, axes in zip(made, candidate.axes, strict=True):
         solution = program.solve()
         solutions.append(solution)
         counted = max(counted, program.held_bytes(solution))
@@ -241,6 +232,51 @@ def _plan(
         request.resharding,
     )
     return plan, solutions, counted
+
+
+def stage_programs(
+    request: Request,
+    step: StepGraph,
+    candidate: Candidate,
+    memory: float | None,
+    method: Method | None = None,
+) -> Iterator[IntraOp]:
+    """The choice program of each stage of a layout, not solved yet.
+
+    Args:
+        memory: bytes of a device that the rows allow.
+        method: a manual method on all devices, or None.
+    """
+    manual = Restrictions() if method is None else restrictions(method, step)
+    schedule = SCHEDULES[candidate.schedule](len(candidate.meshes), candidate.num_microbatches)
+    in_flight = peak_in_flight(schedule)
+    for stage, mesh in zip(split_stages(step, candidate.cuts), candidate.meshes, strict=True):
+        rules = manual & pinned(step.graph, request.pins, mesh.shape)
+        if method is None and not request.cost.in_seconds:
+            rules = rules & split_products(mesh.shape)
+        pricing = Pricing.on(mesh, request.cost)
+        yield IntraOp(step, stage, pricing, rules, in_flight[stage.index], memory)
+
+
+def programs_of(request: Request, plan: Plan) -> tuple[StepGraph, tuple[IntraOp, ...]]:
+    """The step that a plan divides, and the choice program that each of its stages comes from.
+
+    Args:
+        request: what the plan was made for; its method and number of microbatches do not count.
+    """
+    method = None
+    if plan.method != "auto":
+        method = parse_method(plan.method).over(plan.num_devices)
+    step = split_batch(request.graph, request.batch, plan.num_microbatches, request.renewed)
+    layout = Candidate(
+        plan.num_microbatches,
+        plan.schedule,
+        plan.cuts,
+        tuple(s.mesh for s in plan.stages),
+        tuple(s.axes for s in plan.stages),
+    )
+    memory = plan.solver.get("allowed_bytes", request.memory_limit)
+    return step, tuple(stage_programs(request, step, layout, memory, method))
 
 
 def _predicted(result: Simulation) -> dict[str, Any]:
