@@ -35,7 +35,7 @@ class Anytime:
         self._intervals = Intervals.of(self.problem, own, size)
         self._own = own
         self._rng = np.random.default_rng(0)  # the same answer in every run that has the time
-        self._found: lagrange.Priced | None = None
+        self.found: lagrange.Priced | None = None
 
     @property
     def possible(self) -> bool:
@@ -47,7 +47,7 @@ class Anytime:
         assert self._intervals is not None
         messages = Messages(self._program, range(len(self._program.node)))
         end = time.perf_counter() + seconds
-        self._found = found = lagrange.search(
+        self.found = found = lagrange.search(
             *(messages, self._intervals, 0.0, _ROUNDS, end, self._rng, None, relative_gap)
         )
         alive = np.ones(int(messages.start[-1]), np.bool_)
@@ -57,7 +57,7 @@ class Anytime:
 
     def improve(self, seconds: float) -> Pruned:
         """Neighbourhoods, from what `start` found."""
-        found = self._found
+        found = self.found
         assert self._intervals is not None and found is not None and found.choices is not None
         end = time.perf_counter() + seconds
         found.choices = neighbourhoods.improve(
@@ -66,7 +66,7 @@ class Anytime:
         return self._pruned([np.ones(len(cost), np.bool_) for cost in self._program.node])
 
     def _pruned(self, alive: list[NDArray[np.bool_]]) -> Pruned:
-        found = self._found
+        found = self.found
         assert found is not None
         masks = tuple(alive[v] for v in self._own)
         if found.choices is None:

@@ -60,7 +60,7 @@ class Intervals:
         counts = np.diff(offset)[node[head]]
         first = np.cumsum(counts) - counts
         held = np.zeros(counts.sum())
-        np.add.at(held, first[which] + terms - offset[node], np.concatenate(nbytes))
+        np.add.at(held, first[which] + terms - offset[node], np.concatenate([*nbytes, np.empty(0)]))
         of_node = np.searchsorted(key[0, head], np.arange(num_nodes + 1))
         return cls(of_node, key[1, head], key[2, head], first, held, np.concatenate(limit))
 

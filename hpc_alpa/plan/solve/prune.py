@@ -26,7 +26,7 @@ from hpc_alpa.plan.solve.problem import Assignment, IntArray, Problem, complete,
 _PASSES = 20  # in a round, there and back
 _ENTRIES = 2**24  # of all tables together, up to which elimination is faster than more messages
 _SHRUNK = 0.75  # of the choices, from which on the program is written anew
-_STALLED, _PATIENCE = 1e-4, 4  # rounds that close less of the gap than this end the search
+_STALLED, _PATIENCE = 0.02, 4  # rounds that close less of the gap than this end the search
 _WORTH = 0.3  # gap of a rounding up to which descent is worth its time
 _ROUNDING = 1e-9
 
