@@ -37,6 +37,7 @@ ORDER = (PREPARE, FORWARD, BACKWARD, APPLY)
 PHASE_OF = dict(zip((Window.PREPARE, Window.FORWARD, Window.BACKWARD, Window.APPLY), ORDER))
 ROWS_AT_ONCE = 3  # peaks that one solution adds
 HELD = "held"
+Points = tuple[int, int]  # a first and a last one
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class _Layout:
         return {e.output: k for k, e in enumerate(self.order)}
 
     @cached_property
-    def loop(self) -> tuple[int, int]:
+    def loop(self) -> Points:
         """First and last point of the loop over microbatches."""
         inside = [k for k, e in enumerate(self.order) if e.phase in LOOP]
         return (inside[0], inside[-1]) if inside else (0, -1)
@@ -275,30 +276,41 @@ class _Layout:
     def _copies(self, k: int) -> Iterator[Span]:
         """When the copies of a value are held."""
         value = self.draft.values[k]
-        read: dict[Window, list[int]] = {}
+        read: dict[Window, tuple[int, int]] = {}
         for reader in value.readers:
-            read.setdefault(reader.window, []).append(self._point(reader.node))
-        for window, points in read.items():
+            first, last = self._read(reader.node)
+            earlier, later = read.get(reader.window, (first, last))
+            read[reader.window] = min(first, earlier), max(last, later)
+        for window, (first, last) in read.items():
             phase = PHASE_OF[window]
-            # Once a step, a copy is made with the others of its bucket.
-            first = min(points) if phase in LOOP else self.phase_start[phase]
-            yield Span(min(first, min(points)), max(points), k, window)
+            if phase not in LOOP:  # a copy is made with the others of its bucket
+                first = min(first, self.phase_start[phase])
+            yield Span(first, last, k, window)
+            if self.in_flight > 1 and phase == FORWARD and last > self.forward_end:
+                yield Span(*self.loop, k, window, self.in_flight - 1)
         if value.holdable:
-            first, last = max(read[Window.FORWARD]) + 1, min(read[Window.BACKWARD]) - 1
+            first, last = read[Window.FORWARD][1] + 1, read[Window.BACKWARD][0] - 1
             if first <= last:
                 yield Span(first, last, k, HELD)
             if self.in_flight > 1:
                 yield Span(*self.loop, k, HELD, self.in_flight - 1)
 
-    def _point(self, node: int) -> int:
-        """Where a node of the draft runs."""
+    def _read(self, node: int) -> Points:
+        """When a node of the draft begins to read, and when what it reads is not needed again."""
         graph = self.stage.graph
         number = node - len(graph.inputs)
         if number < len(graph.eqns):
-            return self.at[graph.eqns[number].output]
+            v = graph.eqns[number].output
+            if v not in self.views:
+                return self.at[v], self.at[v]
+            last = self.last[v]
+            if v not in self.looped and self.num_microbatches > 1 and last in range(*self.loop):
+                last = self.loop[1]
+            return self.at[v], last
         number -= len(graph.eqns)
         sent = number >= len(self.stage.results)
-        return self.at.get(graph.outputs[number], self.end) if sent else self.end
+        point = self.at.get(graph.outputs[number], self.end) if sent else self.end
+        return point, point
 
     @cached_property
     def phase_start(self) -> dict[str, int]:
