@@ -2,7 +2,8 @@
 
 Traps that are handled here: the banner that the first constructor of a process prints before any
 option can be set; the thread count of the first run, which a later run may not change without a
-reset; tolerances, which are absolute, so costs are scaled before they are handed over.
+reset; tolerances, which are absolute, so costs are scaled before they are handed over; an optimum
+that is none, after a start from a partial solution.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ _INFEASIBLE = (
     highspy.HighsModelStatus.kInfeasible,
     highspy.HighsModelStatus.kUnboundedOrInfeasible,
 )
+_SAME = 1e-6  # relative, of two ways to the same objective
 _silence = threading.Lock()
 
 
@@ -106,7 +109,20 @@ class Engine:
             one[start] = 1.0
             columns = np.arange(len(one), dtype=np.int32)
             self._highs.setSolution(len(one), columns, one)
-        return self._run(seconds)
+        begin = time.perf_counter()
+        outcome = self._run(seconds)
+        if start is not None and not self._consistent(outcome):
+            self._highs.clearSolver()
+            outcome = self._run(seconds - (time.perf_counter() - begin))
+        return outcome
+
+    def _consistent(self, outcome: Outcome) -> bool:
+        """Whether the solution costs what HiGHS says; from a start it may not (seen in 1.16)."""
+        if outcome.columns is None:
+            return True
+        said = self._highs.getInfo().objective_function_value / self._scale
+        cost = float(self._model.cost @ outcome.columns)
+        return bool(abs(cost - said) <= _SAME * max(abs(cost), abs(said)))
 
     def _run(self, seconds: float) -> Outcome:
         self._highs.setOptionValue("time_limit", max(seconds, 1e-3))
