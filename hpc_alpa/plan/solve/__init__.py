@@ -1,5 +1,12 @@
 """Abstract solvers: arrays in, a proven choice out. No graph, mesh or cost model is known here.
 
-`problem` and `highs` (integer program), `eliminate` (exact elimination, tables over kept nodes),
-`enumerate` (brute force, for tests), `layers` (clustering), `stages` (slicing).
+What is solved     `problem`, memory over time `liveness`, what comes back `solution`, `options`
+The solver         `solver`; with a store on disk `stored`
+Presolve           `presolve`, `forced`
+First road         `prune`: `pairwise`, `chains`, `messages`; exact where narrow: `contract`
+  with rows        `anytime`: `intervals`, `lagrange`, `repair`, `neighbourhoods`; or `prices`
+Integer program    `highs`: `model`, `lazy`, `engine`; why there is none: `infeasible`
+Tables             `eliminate`, `shares`: optima over kept nodes, for the search for stages
+Oracle             `enumerate`
+Other programs     `layers` (clustering), `stages` and `sweep` (slicing)
 """
