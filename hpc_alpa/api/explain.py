@@ -12,6 +12,7 @@ from hpc_alpa.report.rows import StageRow
 from hpc_alpa.report.units import nbytes_text, ranks_text, seconds_text
 
 WIDTH = 14  # of the column of names
+KEPT_NAMES = ("names", "stages")  # what a plan's predictions keep for texts
 
 
 def explain(
@@ -67,7 +68,7 @@ def facts(plan: Plan, rows: Sequence[StageRow]) -> dict[str, Any]:
             }
             for row in rows
         ],
-        "predicted": {k: v for k, v in plan.predicted.items() if k != "stages"},
+        "predicted": {k: v for k, v in plan.predicted.items() if k not in KEPT_NAMES},
         "solver": dict(plan.solver),
     }
 

@@ -1,4 +1,4 @@
-"""`hpc-alpa plan | explain | simulate | profile | doctor`: one file per command.
+"""`hpc-alpa plan | explain | diff | simulate | profile | doctor`: one file per command.
 
 Every command has `--json`; progress goes to standard error. Exit code 0; 1: failed, with one clean
 message; 2: wrong use.
@@ -17,7 +17,8 @@ from hpc_alpa.errors import HpcAlpaError
 COMMANDS: dict[str, str] = {  # in the order of use: name -> what it does
     "profile": "Measure this machine into a cost database.",
     "plan": "Plan the first step of a training script for a cluster.",
-    "explain": "Say what a plan does.",
+    "explain": "Say what a plan does, and why a value lies so.",
+    "diff": "Say what two plans decide differently.",
     "simulate": "Run a plan in modelled time.",
     "doctor": "Check this machine: libraries, MPI, cores, memory, GPU.",
 }

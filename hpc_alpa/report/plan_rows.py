@@ -12,7 +12,7 @@ from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.lower.program import KIND, Program, Send
 from hpc_alpa.plan.plan import Plan
 from hpc_alpa.report.rows import StageRow
-from hpc_alpa.step import FORWARD, StepGraph, anchors
+from hpc_alpa.step import FORWARD, StepGraph, anchors, split_stages
 
 MOST_WEIGHTS = 6  # that a stage shows, the largest first
 # What brings a weight into the loop without computing with it.
@@ -27,10 +27,14 @@ class Names:
         weights: position among the step's inputs -> (path, elements), of the state that the loop
             reads; optimizer state is not among them.
         layers: names of the layers of each stage, in order; a layer that is cut is in two.
+        inputs, operators: of each stage's graph: a name for every input, the operator of every
+            equation.
     """
 
     weights: Mapping[int, tuple[str, int]]
     layers: tuple[tuple[str, ...], ...]
+    inputs: tuple[tuple[str, ...], ...] = ()
+    operators: tuple[tuple[str, ...], ...] = ()
 
 
 # ---------------------------------------------------------------------------------------- names
@@ -54,7 +58,13 @@ def names_of(step: StepGraph, cuts: Sequence[int], num_state_leaves: int) -> Nam
     paths = _short([name_of.get(v.id, str(v)) for v in ordered])
     short = dict(zip(ordered, paths, strict=True))
     weights = {state[v]: (short[v], v.type.size) for v in ordered}
-    return Names(weights, _layers(step, cuts, carried, short))
+    stages = [stage.graph for stage in split_stages(step, cuts)]
+    return Names(
+        weights,
+        _layers(step, cuts, carried, short),
+        tuple(tuple(name_of.get(v.id, str(v)) for v in g.inputs) for g in stages),
+        tuple(tuple(e.op.name for e in g.eqns) for g in stages),
+    )
 
 
 def _layers(
@@ -188,12 +198,13 @@ KEPT = ("stage", "ranks", "mesh", "layers", "specs", "collectives")
 
 
 def described(plan: Plan, programs: Sequence[Program], names: Names) -> Plan:
-    """The plan with its rows beside its predictions, so that its file explains itself.
+    """The plan with its rows and names beside its predictions, so that its file explains itself.
 
     They are no part of what is decided, and of the digest.
     """
     rows = [_to_json(row) for row in stage_rows(plan, programs, names)]
-    return replace(plan, predicted={**plan.predicted, "stages": rows})
+    kept = {"inputs": list(map(list, names.inputs)), "operators": list(map(list, names.operators))}
+    return replace(plan, predicted={**plan.predicted, "stages": rows, "names": kept})
 
 
 def stored_rows(plan: Plan) -> tuple[StageRow, ...]:
