@@ -25,7 +25,8 @@ from hpc_alpa.api.step import parallelize
 from hpc_alpa.cluster import Cluster, DeviceMesh
 from hpc_alpa.cost import AnalyticCost
 from hpc_alpa.models import AdamW, GPTConfig, adamw, gpt
-from hpc_alpa.plan.intra_op import IntraOp, Pricing
+from hpc_alpa.plan.intra_op import IntraOp
+from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.report.plots import figure as fig
 from hpc_alpa.report.tables import show, table

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hpc_alpa.ir import Eqn, Var, evaluate
-from hpc_alpa.plan.intra_op import Restrictions
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.sharding import ShardingSpec, Strategy, rule_of
 from hpc_alpa.sharding.strategies import IDLE
 from hpc_alpa.step import StepGraph

@@ -24,8 +24,10 @@ from hpc_alpa.ir import Eqn, Graph, environment, evaluate
 from hpc_alpa.lower.check import check
 from hpc_alpa.lower.lower import lower_stages
 from hpc_alpa.lower.program import KIND
-from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions
+from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.plan import Plan, StagePlan
+from hpc_alpa.plan.pricing import Pricing
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.search.pins import Pin, pinned
 from hpc_alpa.sharding import Strategy

@@ -14,7 +14,10 @@ from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.cost import AlphaBetaCost, AnalyticCost
 from hpc_alpa.errors import InfeasibleError, ShardingError
 from hpc_alpa.ir import Graph
-from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions, specs_of
+from hpc_alpa.plan.choices import specs_of
+from hpc_alpa.plan.intra_op import IntraOp
+from hpc_alpa.plan.pricing import Pricing
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.highs import solve
 from hpc_alpa.sharding import ShardingSpec
 from hpc_alpa.step import LOOP, StageGraph, StepGraph, split_stages

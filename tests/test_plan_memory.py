@@ -15,8 +15,10 @@ from hpc_alpa.cost import AnalyticCost
 from hpc_alpa.errors import InfeasibleError
 from hpc_alpa.ir.graph import Var
 from hpc_alpa.models import AdamW, adamw, gpt
-from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions
+from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import zero
+from hpc_alpa.plan.pricing import Pricing
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.problem import complete, evaluate
 from hpc_alpa.pytree import flatten
 from hpc_alpa.sharding import num_tiles

@@ -18,9 +18,10 @@ from hpc_alpa.lower import Program, lower
 from hpc_alpa.lower.check import check
 from hpc_alpa.lower.program import KIND
 from hpc_alpa.models import AdamW, GPTConfig, adamw, gpt
-from hpc_alpa.plan.intra_op import IntraOp, Pricing
+from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import Method, parse_method, restrictions, split_products
 from hpc_alpa.plan.plan import Plan
+from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.sharding import ShardingSpec, num_tiles
 from hpc_alpa.simulate import simulate

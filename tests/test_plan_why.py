@@ -14,8 +14,10 @@ from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.cost import AnalyticCost
 from hpc_alpa.errors import PlanError
 from hpc_alpa.plan.changes import conversions
-from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions
+from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.likeness import LikeOwn, chosen, peak
+from hpc_alpa.plan.pricing import Pricing
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.highs import solve as solve_on_highs
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.plan.solve.problem import Assignment, Problem, evaluate, leaders

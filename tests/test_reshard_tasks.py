@@ -17,7 +17,7 @@ from hpc_alpa.lower import Program
 from hpc_alpa.lower.check import check
 from hpc_alpa.lower.lower import lower_stages
 from hpc_alpa.lower.program import Send
-from hpc_alpa.plan.intra_op import specs_of
+from hpc_alpa.plan.choices import specs_of
 from hpc_alpa.plan.plan import Plan, StagePlan
 from hpc_alpa.reshard import STRATEGIES, reshard
 from hpc_alpa.reshard.task import tiles

@@ -16,9 +16,10 @@ from hpc_alpa.errors import PlanError, ShardingError
 from hpc_alpa.ir import evaluate
 from hpc_alpa.lower import lower
 from hpc_alpa.lower.check import check
-from hpc_alpa.plan.intra_op import IntraOp, Pricing
+from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import parse_method, restrictions
 from hpc_alpa.plan.plan import Plan, StagePlan
+from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.search.pins import Pin, pinned
 from hpc_alpa.sharding import ShardingSpec, apply_roles, rule_of
 from hpc_alpa.step import StageGraph, StepGraph, split_stages

@@ -13,8 +13,9 @@ from hpc_alpa.ir.evaluate import evaluate
 from hpc_alpa.ir.graph import Graph, Var
 from hpc_alpa.lower import Program
 from hpc_alpa.lower.lower import lower_stages
-from hpc_alpa.plan.intra_op import IntraOp, Pricing
+from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.plan import Plan, StagePlan
+from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.solve.solver import solve
 from hpc_alpa.sharding import ShardingSpec
 from hpc_alpa.step import StageGraph, StepGraph

@@ -15,7 +15,7 @@ from hpc_alpa.lower.program import (
     at,
 )
 from hpc_alpa.lower.spmd import Compute, Convert
-from hpc_alpa.plan.intra_op import local_work
+from hpc_alpa.plan.pricing import local_work
 from hpc_alpa.sharding import index_along, local_shape
 from hpc_alpa.sharding.conversions import FREE
 from hpc_alpa.sharding.local import local_call

@@ -1,11 +1,11 @@
 """Intra-operator planning: one strategy for each equation of a stage, as a choice program.
 
 Nodes       an input: its specs; an equation: its strategies; a result of the stage: its specs
-                                                                        -> choices_of_*()
+                                                                        -> plan.choices
 Cost        seconds of the equation on one device, times how often it runs in a step
-                                                                        -> Pricing.compute()
+                                                                        -> plan.pricing
 Values      conversions from produced to needed specs, cheapest paths, paid once per window
-                                                                        -> _values()
+                                                                        -> plan.values
 Ties        a new state leaf lies as the old one; the elementwise equations that update one
             parameter lie alike, with its optimizer state, and so do equal layers
                                                 -> _ties(), plan.updates, plan.alike
@@ -16,28 +16,27 @@ Solved by `plan.solve`; the formulas are in `plan.solve.problem`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, lru_cache
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
-from hpc_alpa.cluster import DeviceMesh
-from hpc_alpa.cost import Cost, Work
 from hpc_alpa.errors import ShardingError
 from hpc_alpa.ir.graph import Eqn, Var
-from hpc_alpa.ir.types import TensorType
-from hpc_alpa.ops.contraction import contraction_dims
 from hpc_alpa.plan.alike import alike
+from hpc_alpa.plan.choices import distinct, specs_of, worthwhile
+from hpc_alpa.plan.decode import stage_plan
 from hpc_alpa.plan.memory import Liveness, liveness
-from hpc_alpa.plan.paths import BUCKET_BYTES, Paths, key, price_on, write
+from hpc_alpa.plan.paths import BUCKET_BYTES
 from hpc_alpa.plan.plan import StagePlan
+from hpc_alpa.plan.pricing import Pricing
+from hpc_alpa.plan.restrictions import Restrictions, everything
 from hpc_alpa.plan.settle import settle
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.plan.solve.problem import (
     Assignment,
-    FloatArray,
     MemoryRow,
     Problem,
     Value,
@@ -53,17 +52,12 @@ from hpc_alpa.sharding import (
     num_tiles,
     rule_of,
 )
-from hpc_alpa.sharding.local import local_types
-from hpc_alpa.sharding.phases import Interior, phases, runs_in_phases
-from hpc_alpa.sharding.strategies import IDLE, Signature, signature, strategies_for
+from hpc_alpa.sharding.strategies import signature
 from hpc_alpa.step import APPLY, BACKWARD, FORWARD, LOOP, PREPARE, StageGraph, StepGraph
 from hpc_alpa.step.phase import FINISHED
 from hpc_alpa.step.rows import Rows
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., bool])
-Allowed = Callable[[Eqn, Strategy], bool]
-AllowedInput = Callable[[Var, ShardingSpec], bool]
 
 WINDOWS = {
     PREPARE: Window.PREPARE,
@@ -71,172 +65,6 @@ WINDOWS = {
     BACKWARD: Window.BACKWARD,
     APPLY: Window.APPLY,
 }
-
-
-def work_of(e: Eqn, inputs: Sequence[TensorType], output: TensorType) -> Work:
-    """What the cost model prices of an equation: operands read, the result written.
-
-    A view, and the sum of one term, which is that term, move no bytes.
-
-    Args:
-        inputs, output: types of the tiles of one device.
-    """
-    params = e.params_dict
-    only_term = e.op.name in ("accumulate", "accumulate_max") and params["slots"] == 1
-    if e.op.view or only_term:
-        return Work("enter" if only_term else e.op.name, 0.0, 0.0, output.dtype)
-    dims = contraction_dims(tuple(inputs), params) if e.op.name == "dot_general" else ()
-    nbytes = sum(t.nbytes for t in inputs) + output.nbytes
-    dtype = output.dtype if output.is_floating or not inputs else inputs[0].dtype
-    return Work(e.op.name, e.op.flops(tuple(inputs), output, params), float(nbytes), dtype, dims)
-
-
-def local_work(e: Eqn, strategy: Strategy, mesh: tuple[int, ...]) -> Work:
-    """The work of one device under a strategy."""
-    return work_of(e, *local_types(e, strategy, mesh))
-
-
-@dataclass(frozen=True)
-class Pricing:
-    """Seconds on one mesh under one cost model.
-
-    Attributes:
-        seconds: of the equations priced so far, by all that their price depends on.
-    """
-
-    mesh: DeviceMesh
-    cost: Cost
-    paths: Paths
-    seconds: dict[object, float] = field(default_factory=dict)
-    vectors: dict[object, FloatArray] = field(default_factory=dict)
-
-    @classmethod
-    def on(cls, mesh: DeviceMesh, cost: Cost) -> Pricing:
-        """Nothing priced yet."""
-        return cls(mesh, cost, Paths(mesh.shape, price_on(mesh, cost)))
-
-    def compute_all(self, e: Eqn, ways: tuple[Strategy, ...]) -> FloatArray:
-        """`compute` of each of some strategies; equal layers ask for the same."""
-        at = (signature(e), ways)
-        if at not in self.vectors:
-            self.vectors[at] = np.array([self.compute(e, s) for s in ways])
-        return self.vectors[at]
-
-    def compute(self, e: Eqn, strategy: Strategy) -> float:
-        """Seconds of one run of an equation, the all_reduces of a fused one included."""
-        key = (e.op.name, e.input_types, e.output.type, e.params, strategy.roles)
-        if key not in self.seconds:
-            self.seconds[key] = self._compute(e, strategy)
-        return self.seconds[key]
-
-    def _compute(self, e: Eqn, strategy: Strategy) -> float:
-        shape = self.mesh.shape
-        if not runs_in_phases(e, strategy):
-            return self.cost.compute(local_work(e, strategy, shape))
-        total = 0.0
-        for step in phases(e, strategy, shape):
-            if isinstance(step, Interior):
-                total += self.cost.compute(local_work(step.eqn, step.strategy, shape))
-            else:
-                m = step.move
-                total += self.paths.price(m, m.nbytes(step.value.type.nbytes, shape))
-        return total
-
-
-def everything(e: Eqn, strategy: Strategy) -> bool:
-    """Leaves every strategy."""
-    return True
-
-
-def anywhere(v: Var, spec: ShardingSpec) -> bool:
-    """Leaves every spec."""
-    return True
-
-
-def any_copy(v: Var) -> bool:
-    """Leaves every copy to be held."""
-    return True
-
-
-@dataclass(frozen=True)
-class Restrictions:
-    """What a manual method, or a user's pins, leave to choose from; `&` keeps what both leave.
-
-    Attributes:
-        strategy: whether an equation may use a strategy.
-        input: whether an input of the step may lie in a spec.
-        hold: whether copies of a value may be held from forward to backward.
-    """
-
-    strategy: Allowed = everything
-    input: AllowedInput = anywhere
-    hold: Callable[[Var], bool] = any_copy
-
-    def __and__(self, other: Restrictions) -> Restrictions:
-        return Restrictions(
-            _both(self.strategy, other.strategy, everything),
-            _both(self.input, other.input, anywhere),
-            _both(self.hold, other.hold, any_copy),
-        )
-
-
-def _both(a: F, b: F, neutral: F) -> F:
-    """Where both say yes; one alone where the other always does."""
-    if a is neutral or b is neutral:
-        return b if a is neutral else a
-    return lambda *of: a(*of) and b(*of)  # type: ignore[return-value]
-
-
-def specs_of(type: TensorType, mesh: tuple[int, ...]) -> tuple[ShardingSpec, ...]:
-    """Every way to split a value that is not partial; the replicated one first."""
-    return _specs_of(type.shape, mesh)
-
-
-@lru_cache(maxsize=4096)
-def _specs_of(shape: tuple[int, ...], mesh: tuple[int, ...]) -> tuple[ShardingSpec, ...]:
-    @cache
-    def extend(axis: int) -> tuple[ShardingSpec, ...]:
-        if axis < 0:
-            return (ShardingSpec.replicated(len(shape)),)
-        found = []
-        for spec in extend(axis - 1):
-            found.append(spec)
-            for d in range(len(shape) if mesh[axis] > 1 else 0):
-                orders = {(*spec.dims[d], axis), (axis, *spec.dims[d])}
-                for axes in sorted(orders):
-                    if shape[d] % num_tiles(axes, mesh) == 0:
-                        found.append(spec.with_dim(d, axes))
-        return tuple(dict.fromkeys(found))
-
-    return extend(len(mesh) - 1)
-
-
-@lru_cache(maxsize=4096)
-def _worthwhile(s: Signature, mesh: tuple[int, ...], has_maximum: bool) -> tuple[Strategy, ...]:
-    """The strategies without those that no plan would choose: it keeps the program small.
-
-    An axis of one device has nothing to split; a product of a partial operand is the whole product
-    on every device; partial maxima travel only where a maximum is reduced.
-    """
-
-    def pays(n: int, role: str) -> bool:
-        if n == 1 and role != IDLE:
-            return False
-        if role[0] == "+" and s[0].name == "dot_general":
-            return False
-        return role[0] != ">" or has_maximum
-
-    found = strategies_for(s, mesh)
-    return tuple(w for w in found if all(pays(n, r) for n, r in zip(mesh, w.roles, strict=True)))
-
-
-@lru_cache(maxsize=4096)
-def _distinct(ways: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
-    """One strategy for each way in which operands and output lie."""
-    found: dict[object, Strategy] = {}
-    for s in ways:
-        found.setdefault((s.inputs, s.output), s)
-    return tuple(found.values())
 
 
 @dataclass
@@ -361,7 +189,7 @@ class IntraOp:
         mesh = self.pricing.mesh.shape
         if e.output in self.updates.leader:
             return uniform(e, specs_of(e.output.type, mesh), mesh, self.restrictions.strategy)
-        ways = _worthwhile(signature(e), mesh, self.has_maximum)
+        ways = worthwhile(signature(e), mesh, self.has_maximum)
         if self.restrictions.strategy is not everything or not self.rows.free(e):
             allowed = self.restrictions.strategy
             ways = tuple(s for s in ways if self.rows.allows(e, s) and allowed(e, s))
@@ -373,7 +201,7 @@ class IntraOp:
                 f"split over mesh {mesh} as the method asks: no factor that it allows divides. "
                 "Choose another number of devices, or method='auto'"
             )
-        return _distinct(ways)
+        return distinct(ways)
 
     @cached_property
     def has_maximum(self) -> bool:
@@ -564,39 +392,3 @@ class IntraOp:
             if source != target:
                 held.append((node, str(target)))
         return tuple(sorted(held))
-
-
-def stage_plan(
-    pricing: Pricing,
-    stage: StageGraph,
-    axes: tuple[str, ...],
-    inputs: Sequence[ShardingSpec],
-    chosen: Sequence[Strategy],
-    outputs: Sequence[ShardingSpec],
-    rows: Rows | None = None,
-) -> StagePlan:
-    """Write choices down, with the path of every conversion that they need."""
-    graph = stage.graph
-    held = dict(zip(graph.inputs, inputs, strict=True))
-    held.update({e.output: s.output for e, s in zip(graph.eqns, chosen, strict=True)})
-    needed = [
-        (v, t)
-        for e, s in zip(graph.eqns, chosen, strict=True)
-        for v, t in zip(e.inputs, s.inputs, strict=True)
-    ]
-    needed += list(zip(graph.outputs, outputs, strict=True))
-    conversions: dict[str, tuple[str, ...]] = {}
-    for v, target in needed:
-        if held[v] != target:
-            path = pricing.paths.path(v.type, held[v], target)
-            assert rows is None or all(rows.converts(v, m.source, m.target) for m in path), v
-            conversions[key(v.type, held[v], target)] = write(path)
-    return StagePlan(
-        pricing.mesh.shape,
-        pricing.mesh.devices,
-        axes,
-        tuple(str(s) for s in chosen),
-        tuple(map(str, inputs)),
-        tuple(map(str, outputs)),
-        tuple(sorted(conversions.items())),
-    )

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from hpc_alpa.cost import Cost
 from hpc_alpa.ir.graph import Var
-from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions
+from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.plan import Plan
+from hpc_alpa.plan.pricing import Pricing
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.solver import solve
 from hpc_alpa.sharding import ShardingSpec
 from hpc_alpa.step import StepGraph, anchors, split_stages

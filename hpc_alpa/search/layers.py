@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hpc_alpa.cost import Cost
 from hpc_alpa.errors import CostError, InfeasibleError, PlanError
 from hpc_alpa.ir.graph import Eqn
-from hpc_alpa.plan.intra_op import work_of
+from hpc_alpa.plan.pricing import work_of
 from hpc_alpa.plan.solve.layers import cluster, smallest_tolerance
 from hpc_alpa.step import BACKWARD, StepGraph, anchors
 

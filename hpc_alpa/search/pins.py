@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from hpc_alpa.errors import PlanError, ShardingError
 from hpc_alpa.ir.graph import Eqn, Graph, Var
-from hpc_alpa.plan.intra_op import Restrictions
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.sharding import ShardingSpec, Strategy
 from hpc_alpa.step import FINISHED, FORWARD, PREPARE
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import HpcAlpaError
-from hpc_alpa.plan.intra_op import Restrictions
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.stages import Pipeline, slice_with_separators
 from hpc_alpa.schedule import SCHEDULES, peak_in_flight
 from hpc_alpa.search.layers import find_layers

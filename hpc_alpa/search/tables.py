@@ -19,7 +19,10 @@ from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.cost import Cost
 from hpc_alpa.ir.graph import Var
 from hpc_alpa.ir.types import TensorType
-from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions, specs_of
+from hpc_alpa.plan.choices import specs_of
+from hpc_alpa.plan.intra_op import IntraOp
+from hpc_alpa.plan.pricing import Pricing
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.eliminate import table
 from hpc_alpa.reshard import reshard
 from hpc_alpa.sharding import ShardingSpec

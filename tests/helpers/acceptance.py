@@ -15,9 +15,11 @@ from hpc_alpa.lower import Program, lower
 from hpc_alpa.lower.check import check
 from hpc_alpa.lower.program import KIND
 from hpc_alpa.lower.spmd import Convert, stage_code
-from hpc_alpa.plan.intra_op import IntraOp, Pricing, Restrictions
+from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import parse_method, restrictions, split_products
 from hpc_alpa.plan.plan import Plan, StagePlan
+from hpc_alpa.plan.pricing import Pricing
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.pytree import flatten
 from hpc_alpa.search.pins import pinned

@@ -12,7 +12,7 @@ import numpy as np
 from hpc_alpa.arrays import HostArrays
 from hpc_alpa.ir import Graph, Var
 from hpc_alpa.lower import Program
-from hpc_alpa.plan.intra_op import specs_of
+from hpc_alpa.plan.choices import specs_of
 from hpc_alpa.plan.paths import key
 from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.runtime.distributed import window

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpc_alpa.ir.graph import Eqn, Var
-from hpc_alpa.plan.intra_op import Restrictions
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.sharding import ShardingSpec, Strategy
 from hpc_alpa.sharding.strategies import IDLE
 from hpc_alpa.step import LOOP, StepGraph

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from hpc_alpa.errors import ShardingError
 from hpc_alpa.ir.graph import Var
-from hpc_alpa.plan.intra_op import Restrictions
 from hpc_alpa.plan.methods.state import parameters, sizes_text
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.sharding import ShardingSpec
 from hpc_alpa.step import StepGraph
 

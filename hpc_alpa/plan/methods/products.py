@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpc_alpa.ir.graph import Eqn
-from hpc_alpa.plan.intra_op import Restrictions
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.sharding import Strategy
 
 PRODUCTS = ("conv", "conv_grad_input", "conv_grad_weight", "dot_general")  # alphabetical

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from hpc_alpa.plan.intra_op import Restrictions
 from hpc_alpa.plan.methods.data import data_parallel
 from hpc_alpa.plan.methods.largest import shard_largest
 from hpc_alpa.plan.methods.method import Method
 from hpc_alpa.plan.methods.tensor import sequence_parallel, tensor_parallel
 from hpc_alpa.plan.methods.zero import zero
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.step import StepGraph
 
 # kind of axis -> (the axis, the mesh, the step) -> what the kind leaves to choose from

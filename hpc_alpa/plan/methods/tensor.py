@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hpc_alpa.errors import ShardingError
 from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.ops.contraction import split_equation
-from hpc_alpa.plan.intra_op import Restrictions
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.sharding import ShardingSpec, Strategy, rule_of
 from hpc_alpa.sharding.places import Groups, Place, places
 from hpc_alpa.sharding.strategies import IDLE

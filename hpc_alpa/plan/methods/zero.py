@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from hpc_alpa.errors import ShardingError
 from hpc_alpa.ir.graph import Eqn, Var
-from hpc_alpa.plan.intra_op import Restrictions
 from hpc_alpa.plan.methods.data import data_parallel
 from hpc_alpa.plan.methods.state import from_parameters, parameters, sizes_text, state, updated
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.sharding import ShardingSpec, Strategy, num_tiles, strategies
 from hpc_alpa.step import BACKWARD, LOOP, PREPARE, StepGraph
 
