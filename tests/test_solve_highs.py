@@ -11,10 +11,11 @@ import pytest
 from hpc_alpa.errors import InfeasibleError, PlanError
 from hpc_alpa.plan.solve import eliminate, highs
 from hpc_alpa.plan.solve import enumerate as brute_force
+from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.plan.solve.problem import MemoryRow, Problem, Reader, Value, evaluate
 from tests.helpers.choice_programs import alpa_instances, chain, random_problem
 
-EXACT = highs.Options(relative_gap=0.0, absolute_gap=1e-6)
+EXACT = Options(relative_gap=0.0, absolute_gap=1e-6)
 INSTANCES = list(alpa_instances())
 
 
@@ -124,7 +125,7 @@ def test_time_that_ends_gives_the_best_found_with_its_gap() -> None:
     nbytes = np.random.default_rng(2).random(terms.size)
     limit = 0.4 * len(problem.costs)
     problem = replace(problem, rows=(MemoryRow("m", limit, terms, nbytes),))
-    solution = highs.solve(problem, highs.Options(seconds=0.0))
+    solution = highs.solve(problem, Options(seconds=0.0))
     assert solution.status == "feasible"
     assert solution.bound <= solution.objective
     assert unlimited < solution.objective < 1.2 * unlimited
@@ -132,7 +133,7 @@ def test_time_that_ends_gives_the_best_found_with_its_gap() -> None:
     assert evaluate(problem, solution.assignment).memory[0] <= limit
     impossible = replace(problem, rows=(MemoryRow("m", 0.01, terms, nbytes),))
     with pytest.raises(PlanError, match="found in 0 s"):
-        highs.solve(impossible, highs.Options(seconds=0.0))
+        highs.solve(impossible, Options(seconds=0.0))
 
 
 def test_no_banner_and_no_thread_trap() -> None:
