@@ -11,7 +11,7 @@ from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.cost import Cost, Work
 from hpc_alpa.ir.graph import Eqn
 from hpc_alpa.ir.types import TensorType
-from hpc_alpa.ops.contraction import contraction_dims
+from hpc_alpa.ops.products import product_dims
 from hpc_alpa.plan.paths import Paths, price_on
 from hpc_alpa.plan.solve.problem import FloatArray
 from hpc_alpa.sharding import Strategy
@@ -32,7 +32,7 @@ def work_of(e: Eqn, inputs: Sequence[TensorType], output: TensorType) -> Work:
     only_term = e.op.name in ("accumulate", "accumulate_max") and params["slots"] == 1
     if e.op.view or only_term:
         return Work("enter" if only_term else e.op.name, 0.0, 0.0, output.dtype)
-    dims = contraction_dims(tuple(inputs), params) if e.op.name == "dot_general" else ()
+    dims = product_dims(e.op.name, tuple(inputs), output, params)
     nbytes = sum(t.nbytes for t in inputs) + output.nbytes
     dtype = output.dtype if output.is_floating or not inputs else inputs[0].dtype
     return Work(e.op.name, e.op.flops(tuple(inputs), output, params), float(nbytes), dtype, dims)
