@@ -36,6 +36,7 @@ class Target:
         size: number of devices; None takes all of the cluster's.
         plan: compile this plan instead of searching for one.
         options: fields of `Options` by name.
+        search: finds the plan.
     """
 
     cluster: Cluster | str | Path | None = None
@@ -43,6 +44,7 @@ class Target:
     size: int | None = None
     plan: Plan | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    search: Callable[[Request], Plan] = search
 
 
 class Planned(BaseException):
@@ -146,7 +148,7 @@ def _plan(
     wanted = replace(options, **aim.options)
     request = request_of(step, where if where is not None else cost.cluster, cost, size, wanted)
     if aim.plan is None:
-        plan = search(request)
+        plan = aim.search(request)
     else:
         plan = aim.plan
         require_fit(plan, step, where, cost, size)

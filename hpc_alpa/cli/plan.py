@@ -6,18 +6,26 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hpc_alpa.api.explain import explain
+from hpc_alpa.api.frontier import Frontier, frontier
 from hpc_alpa.api.planning import Target
 from hpc_alpa.cli import options
 from hpc_alpa.cli.script import planned
 from hpc_alpa.errors import PlanError
 from hpc_alpa.plan.methods import parse_method
+from hpc_alpa.plan.plan import Plan
+from hpc_alpa.report.frontier import frontier_table
+from hpc_alpa.report.plots import frontier_plot
+from hpc_alpa.report.tables import show
+from hpc_alpa.report.units import nbytes_text
 from hpc_alpa.schedule import SCHEDULES
+from hpc_alpa.search import Request
 
 
 def _method(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -40,6 +48,10 @@ def _method(context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--schedule", type=click.Choice(["auto", *SCHEDULES]), help="Order of microbatches.")
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="Bytes of a device.")
 @click.option("--out", type=options.WRITE, help="Write the plan here.")
+@click.option("--frontier", "along", is_flag=True, help="Time against memory; a PNG beside --out.")
+@click.option(
+    "--points", type=click.IntRange(min=2), default=8, show_default=True, help="Of --frontier."
+)
 @options.as_json
 def command(
     path: Path,
@@ -49,6 +61,8 @@ def command(
     analytic: bool,
     devices: int | None,
     out: Path | None,
+    along: bool,
+    points: int,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -56,11 +70,18 @@ def command(
 
     The script runs in this process up to the step; what it is given there says what is planned. A
     cluster without --costs is priced by its description. With --json the plan itself is printed.
+
+    With --frontier: the fastest plans under falling limits of memory. The plan for the limit that
+    is asked for is written, where one fits.
     """
     priced = options.costs_of(cluster, costs, analytic)
     wanted = {name: value for name, value in given.items() if value is not None}
+    target = Target(cluster, priced, devices, options=wanted)
+    if along:
+        _frontier(path, arguments, target, points, out, as_json)
+        return
     with _progress():
-        found = planned(path, arguments, Target(cluster, priced, devices, options=wanted))
+        found = planned(path, arguments, target)
     plan = found.compiled.plan
     if out is not None:
         plan.save(out)
@@ -68,6 +89,41 @@ def command(
         click.echo(plan.to_json(), nl=False)
     else:
         click.echo(explain(plan, found.compiled.programs, found.compiled.names))
+
+
+def _frontier(
+    path: Path,
+    arguments: tuple[str, ...],
+    target: Target,
+    num_points: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Print time against memory, draw it, and write the plan that fits."""
+    made: list[Frontier] = []
+
+    def search(request: Request) -> Plan:
+        made.append(frontier(request, num_points))
+        return made[0].plan
+
+    with _progress():
+        found = planned(path, arguments, replace(target, search=search))
+    [along] = made
+    if out is not None:
+        frontier_plot(out.with_suffix(".png"), along.points, along.limit)
+        if along.fits:
+            found.compiled.plan.save(out)
+    if as_json:
+        facts = {
+            "limit": along.limit,
+            "fits": along.fits,
+            "points": list(map(asdict, along.points)),
+        }
+        options.print_json(facts)
+    else:
+        show(frontier_table(along.points, along.limit))
+    if not along.fits:
+        click.echo(f"no plan fits {nbytes_text(along.limit)}: none is written", err=True)
 
 
 @contextmanager

@@ -29,3 +29,28 @@ class StageRow:
     measured_seconds: float | None = None
     predicted_bytes: float | None = None
     measured_bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """The fastest plan found under one limit on memory.
+
+    Attributes:
+        limit, peak_bytes: of one device: what it may hold, and what it holds at most.
+        seconds: of one step.
+        meshes: logical shape of each stage.
+        collectives: how many of each kind one step runs, on the rank with the most.
+        inputs, strategies: how many of the step's inputs and equations lie otherwise than at the
+            point before.
+        plan: digest of the plan.
+    """
+
+    limit: float
+    seconds: float
+    peak_bytes: float
+    num_microbatches: int
+    meshes: tuple[str, ...]
+    collectives: Mapping[str, int] = field(hash=False)
+    inputs: int
+    strategies: int
+    plan: str

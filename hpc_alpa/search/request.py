@@ -25,6 +25,7 @@ class Request:
         pins: name of an input or of a line -> spec, or -> {dim: mesh axis} (`search.pins`).
         resharding: strategy of transfers between stages.
         layers: number of layers that stages are made of; None chooses.
+        seconds: in which the choice program of a stage is solved.
     """
 
     graph: Graph
@@ -40,6 +41,7 @@ class Request:
     pins: Mapping[str, str | Mapping[int, int]] = field(default_factory=dict)
     resharding: str = "send_recv"
     layers: int | None = None
+    seconds: float = 60.0
 
     @property
     def memory_limit(self) -> float:

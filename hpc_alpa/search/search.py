@@ -20,8 +20,12 @@ from hpc_alpa.lower import lower
 from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import Method, parse_method, restrictions, split_products
 from hpc_alpa.plan.plan import Plan, StagePlan
+<<<<<<< ours
 from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.restrictions import Restrictions
+=======
+from hpc_alpa.plan.solve.options import Options
+>>>>>>> theirs
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.schedule import SCHEDULES, peak_in_flight
 from hpc_alpa.search.layers import find_layers
@@ -218,7 +222,7 @@ def _plan(
     counted = 0.0
     made = stage_programs(request, step, candidate, memory, method)
     for program, axes in zip(made, candidate.axes, strict=True):
-        solution = program.solve()
+        solution = program.solve(Options(seconds=request.seconds))
         solutions.append(solution)
         counted = max(counted, program.held_bytes(solution))
         stages.append(program.decode(solution, axes))
