@@ -20,12 +20,9 @@ from hpc_alpa.lower import lower
 from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import Method, parse_method, restrictions, split_products
 from hpc_alpa.plan.plan import Plan, StagePlan
-<<<<<<< ours
 from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.restrictions import Restrictions
-=======
 from hpc_alpa.plan.solve.options import Options
->>>>>>> theirs
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.schedule import SCHEDULES, peak_in_flight
 from hpc_alpa.search.layers import find_layers
