@@ -69,12 +69,6 @@ class Liveness:
         usage: FloatArray = np.maximum(0.0, np.cumsum(change)[:-1])
         return usage
 
-    def price_of_entries(self, prices: FloatArray) -> FloatArray:
-        """Seconds of each entry, where a byte at each point has its price."""
-        total = np.concatenate([[0.0], np.cumsum(prices)])
-        seconds: FloatArray = (total[self.stop] - total[self.start]) * self.nbytes
-        return seconds
-
     def rows(self, points: Sequence[int] | IntArray, num_terms: int) -> scipy.sparse.csr_array:
         """Bytes [point, term] of these points."""
         live = [np.flatnonzero((self.start <= t) & (t < self.stop)) for t in points]

@@ -3,6 +3,7 @@
     presolve          ties, dominance, arc consistency                              -> presolve
     messages          bound, prune, eliminate: exact where what is left is narrow   -> prune
     prices            under memory rows: the same with prices on the memory         -> anytime
+                      one price after the other, where rows speak of copies         -> prices
     integer program   on HiGHS, of what was not pruned, from the best assignment    -> highs
     neighbourhoods    where the integer program is too large for that               -> anytime
 
@@ -16,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_alpa.plan.solve import highs, prune
+from hpc_alpa.plan.solve import highs, prices, prune
 from hpc_alpa.plan.solve.anytime import Anytime
 from hpc_alpa.plan.solve.infeasible import explain
 from hpc_alpa.plan.solve.model import build
@@ -30,6 +31,7 @@ _ROUNDING = 1e-9
 _FIRST_SHARE = 0.5  # of the time, for the first road
 _LOOSE_SHARE, _PRICE_SHARE = 0.03, 0.2  # where there are rows: without them, and with prices
 _EXPLICIT = 2**22  # bytes of terms in all rows together, up to which they are made at all
+_QUICK = 20_000  # flows below which the integer program is faster than prices one by one
 _LARGE = 30_000  # choices from which on the relaxation takes longer than anyone waits
 
 
@@ -74,7 +76,12 @@ def _first(problem: Problem, options: Options, clock: Clock) -> Pruned:
     everything = tuple(np.ones(len(cost), np.bool_) for cost in problem.costs)
     search = Anytime(problem)
     if not search.possible:
-        return Pruned(None, loose.bound, everything)
+        rows = problem.explicit(_EXPLICIT)
+        if rows is None or _num_flows(problem) < _QUICK:
+            return Pruned(None, loose.bound, everything)
+        best, bound = prices.search(rows, None, _PRICE_SHARE * clock.left, gap)
+        clock.lap("prices")
+        return Pruned(best, max(bound, loose.bound), everything)
     first = search.start(gap, _PRICE_SHARE * clock.left)
     clock.lap("prices")
     large = problem.choice_offset[-1] > _LARGE
@@ -82,6 +89,11 @@ def _first(problem: Problem, options: Options, clock: Clock) -> Pruned:
         first = search.improve(clock.left)
         clock.lap("neighbourhoods")
     return replace(first, bound=max(first.bound, loose.bound))
+
+
+def _num_flows(problem: Problem) -> int:
+    """Columns of the integer program, about."""
+    return sum(len(value.readers) * value.conversion.size for value in problem.values)
 
 
 def _fits(problem: Problem, assignment: Assignment) -> bool:
