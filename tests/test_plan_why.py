@@ -13,7 +13,7 @@ import hpc_alpa
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.cost import AnalyticCost
 from hpc_alpa.errors import PlanError
-from hpc_alpa.plan.changes import conversions
+from hpc_alpa.plan.changes import Change, Conversion, conversions
 from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.likeness import LikeOwn, chosen, peak
 from hpc_alpa.plan.pricing import Pricing
@@ -21,7 +21,8 @@ from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.highs import solve as solve_on_highs
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.plan.solve.problem import Assignment, Problem, evaluate, leaders
-from hpc_alpa.plan.why import Why, why
+from hpc_alpa.plan.why import Alternative, Limit, Why, why
+from hpc_alpa.report.why import why_text
 from hpc_alpa.step import split_stages
 from hpc_alpa.trace import value_and_grad
 from tests.helpers.equality import cluster
@@ -232,3 +233,33 @@ def test_a_plan_of_other_rules_is_refused() -> None:
         chosen(program, problem, wrong)
     with pytest.raises(PlanError, match="choices, this step's has"):
         chosen(program, problem, replace(plan, inputs=plan.inputs[1:]))
+
+
+def test_equal_layers_are_one_line_of_the_text() -> None:
+    changes = tuple(Change(f"{k}/gpt.py:8 mul forward", "RR", "S0R") for k in range(3))
+    comes = tuple(
+        Conversion(f"layers/{k}/w", "S0R", "RR", "forward", ("all_gather",), 2, 1e-3, 1e6)
+        for k in range(3)
+    )
+    limit = Limit("mul gpt.py:8", 2e9, 3e9, True, 0.01, 1e-11)
+    text = why_text(
+        Why(
+            "'layers/0/w' (float32[8,8])", "", "RR", "RR", ("layers/1/w", "layers/2/w"), 0.1,
+            (
+                Alternative("RR", "", "RR", True, 0.1, 2e9, 0.1, None, 2e9),
+                Alternative("S0R", "", "S0R", False, 0.2, 4e9, 0.15, 0.14, 2e9, changes, comes),
+                Alternative("RS0", "", "RS0", False, None, why_not="nothing fits"),
+            ),
+            (), limit,
+        )
+    )  # fmt: skip
+    for line in (
+        "2 GB of 3 GB at mul gpt.py:8; the limit binds and costs 10 ms a step, 10 us per MB",
+        "best plan with it: +50 ms, 2 GB",
+        "all else as it is: +100 ms, 4 GB, more than there is",
+        "changes  gpt.py:8 mul forward RR -> S0R, 3 times",
+        "comes    all_gather of layers/*/w, S0R -> RR in forward, 6 times: 3 ms, 3 MB",
+        "nothing fits",
+        "all else as it is: not possible",
+    ):
+        assert f" {line}\n" in text + "\n", text

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from hpc_alpa.plan.changes import Change, Conversion
 from hpc_alpa.plan.excluded import Excluded
@@ -62,8 +62,8 @@ def _alternative(a: Alternative, why: Why, in_full: bool) -> Iterator[str]:
         yield f"    all else as it is: {text}{', more than there is' if too_much else ''}"
     if in_full:
         yield from _list("changes", _changes(a.changes))
-        yield from _list("comes", list(map(_conversion, a.comes)))
-        yield from _list("goes", list(map(_conversion, a.goes)))
+        yield from _list("comes", _conversions(a.comes))
+        yield from _list("goes", _conversions(a.goes))
 
 
 def _more(seconds: float, than: float) -> str:
@@ -79,19 +79,41 @@ def _list(name: str, lines: Sequence[str]) -> Iterator[str]:
         yield f"    {'':8} and {len(lines) - MOST_LINES} more"
 
 
+def _alike(value: str) -> str:
+    """Equal layers have one name: `layers/*/w`, and lines without their layer's number."""
+    first, _, rest = value.partition("/")
+    if first.isdigit():
+        return rest
+    return "/".join("*" if part.isdigit() else part for part in value.split("/"))
+
+
 def _changes(changes: Sequence[Change]) -> list[str]:
-    """Equal changes at one line of the model are one; so are those of equal layers."""
-    found = Counter((c.value.partition("/")[2] if c.value[:1].isdigit() else c.value,
-                     c.before, c.after) for c in changes)  # fmt: skip
-    return [f"{v} {a} -> {b}{f' x{n}' if n > 1 else ''}" for (v, a, b), n in found.items()]
+    """Equal changes of equal layers, and of one line, are one."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for c in changes:
+        groups.setdefault((_alike(c.value), c.before, c.after), []).append(c.value)
+    return [
+        f"{v if len(of) > 1 else of[0]} {a} -> {b}{_times(len(of))}"
+        for (v, a, b), of in groups.items()
+    ]
 
 
-def _conversion(c: Conversion) -> str:
-    times = f", {c.times} times" if c.times > 1 else ""
-    return (
-        f"{' + '.join(c.kinds)} of {c.value}, {c.source} -> {c.target} in {c.window}{times}: "
-        f"{seconds_text(c.seconds)}, {nbytes_text(c.nbytes)}"
-    )
+def _conversions(found: Sequence[Conversion]) -> list[str]:
+    """Equal conversions of equal layers, and of one line, are one; their seconds are summed."""
+    groups: dict[Conversion, list[Conversion]] = {}
+    for c in found:
+        same = replace(c, value=_alike(c.value), seconds=0.0, nbytes=0.0)
+        groups.setdefault(same, []).append(c)
+    return [
+        f"{' + '.join(c.kinds)} of {c.value if len(of) > 1 else of[0].value}, {c.source} -> {c.target} in {c.window}"
+        f"{_times(c.times * len(of))}: {seconds_text(sum(x.seconds for x in of))}, "
+        f"{nbytes_text(sum(x.nbytes for x in of))}"
+        for c, of in groups.items()
+    ]
+
+
+def _times(number: int) -> str:
+    return f", {number} times" if number > 1 else ""
 
 
 def _left_out(e: Excluded) -> str:
