@@ -105,7 +105,8 @@ def _conversions(found: Sequence[Conversion]) -> list[str]:
         same = replace(c, value=_alike(c.value), seconds=0.0, nbytes=0.0)
         groups.setdefault(same, []).append(c)
     return [
-        f"{' + '.join(c.kinds)} of {c.value if len(of) > 1 else of[0].value}, {c.source} -> {c.target} in {c.window}"
+        f"{' + '.join(c.kinds)} of {c.value if len(of) > 1 else of[0].value}, "
+        f"{c.source} -> {c.target} in {c.window}"
         f"{_times(c.times * len(of))}: {seconds_text(sum(x.seconds for x in of))}, "
         f"{nbytes_text(sum(x.nbytes for x in of))}"
         for c, of in groups.items()
