@@ -2,7 +2,7 @@
 #   make demo     environment in .venv from PyPI (MPI included) + measure, plan and train on 4 ranks
 #   make test     the same environment + every test that needs neither root nor special hardware
 # Variables: PYTHON (the interpreter that makes .venv); RANKS STEPS OUT PROFILE_SECONDS DEMO_ARGS for
-# the demo; TESTS PYTEST_ARGS for the tests.
+# the demo; TESTS WORKERS PYTEST_ARGS for the tests.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -20,6 +20,7 @@ OUT ?= demo
 PROFILE_SECONDS ?= 40
 DEMO_ARGS ?=
 TESTS ?= tests
+WORKERS ?= 2
 PYTEST_ARGS ?=
 
 SHELL_FILES := $(wildcard .ci/* jobscripts/*.s* jobscripts/*.pbs jobscripts/sites/*.sh tests/slurm/*.sh)
@@ -48,11 +49,14 @@ demo: $(ENV)  ## measure this machine, plan, and train a GPT on real text; resul
 	$(MPIEXEC) -n $(RANKS) $(PY) examples/train_gpt.py --costs $(OUT)/costs.h5 --out $(OUT) \
 	    --json $(OUT)/train.json $(if $(STEPS),--steps $(STEPS)) $(DEMO_ARGS)
 
+# Two at a time, then one by one what needs the cores for itself. 5: nothing of what was asked for.
 test: $(ENV)  ## every test that needs neither root nor a GPU; names what it skips
-	$(PY) -m pytest $(TESTS) --durations=10 $(PYTEST_ARGS)
+	$(PY) -m pytest $(TESTS) -m 'not alone' -n $(WORKERS) --dist worksteal --durations=10 \
+	    $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(PY) -m pytest $(TESTS) -m alone --durations=10 $(PYTEST_ARGS) || [ $$? = 5 ]
 
-test-all: $(ENV)  ## the same and the tests that take minutes
-	$(PY) -m pytest $(TESTS) --slow --durations=20 $(PYTEST_ARGS)
+test-all: PYTEST_ARGS += --slow  ## the same and the tests that take minutes
+test-all: test
 
 test-slurm: $(ENV)  ## the job scripts on a private Slurm (root; Debian: slurm-wlm munge)
 	$(PY) -m pytest tests/slurm --slurm --fail-skipped slurm $(PYTEST_ARGS)

@@ -12,6 +12,8 @@ import pytest
 from hpc_alpa.comm.wait import sleeps, wait_asleep
 from hpc_alpa.errors import LaunchError
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize(
     ("policy", "num_ranks", "num_cores", "expected"),

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 HEAD = """
 import os, signal, sys, threading, time
 from hpc_alpa.runtime import hooks

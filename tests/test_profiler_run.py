@@ -35,6 +35,8 @@ from hpc_alpa.profiler.record import Record
 from hpc_alpa.profiler.setting import Setting
 from hpc_alpa.profiler.sweep import sweep
 
+pytestmark = pytest.mark.alone
+
 PROFILER = [sys.executable, "-m", "hpc_alpa.profiler"]
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.slurm.conftest import Slurm
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.alone, pytest.mark.slurm]
 
 PROGRAMS = Path(__file__).parent / "programs"
 
