@@ -112,7 +112,8 @@ POINTS = (
 )
 
 
-def test_table() -> None:
+def test_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     text = io.StringIO()
     show(frontier_table(POINTS, 3e9), text)
     lines = text.getvalue().splitlines()
