@@ -115,6 +115,7 @@ def planned(layers: int, microbatches: int, o: argparse.Namespace) -> Result:
     )  # fmt: skip
 
 
+@fig.styled
 def draw(path: Path, results: Sequence[Result]) -> None:
     """Stacked seconds against layers, one panel per number of microbatches."""
     slots = sorted({r.microbatches for r in results})

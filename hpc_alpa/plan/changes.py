@@ -72,7 +72,7 @@ def conversions(
         cells = needed_cells(problem, assignment.choices, window)
         owners = np.searchsorted(problem.cell_offset, cells, side="right") - 1
         for k, cell in zip(owners.tolist(), cells.tolist(), strict=True):
-            value, form = problem.values[k], program._forms[k]
+            value, form = problem.values[k], program.forms[k]
             p, t = divmod(int(cell - problem.cell_offset[k]), value.conversion.shape[1])
             if window == Window.BACKWARD and (k, t) in assignment.held:
                 continue

@@ -89,7 +89,7 @@ class IntraOp:
     input_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
     equation_strategies: list[tuple[Strategy, ...]] = field(default_factory=list)
     output_specs: list[tuple[ShardingSpec, ...]] = field(default_factory=list)
-    _forms: list[Form] = field(default_factory=list)
+    forms: list[Form] = field(default_factory=list)
     _made: Problem | None = None
 
     def problem(self) -> Problem:
@@ -328,7 +328,7 @@ class IntraOp:
             readers.setdefault(v, []).append(need)
         slots = self.step.num_microbatches
         make = Values(self.pricing.paths, self.rows, slots, self.bucket_bytes)
-        self._forms = make.forms
+        self.forms = make.forms
         values = [
             make.value(v, nodes[v], self._meanings(nodes[v]), found, graph.describe(v))
             for v, found in readers.items()
@@ -353,7 +353,7 @@ class IntraOp:
         assert self._made is not None, "live follows problem()"
         slots, mesh = self.step.num_microbatches, self.pricing.mesh.shape
         return liveness(
-            self._made, self.stage, self.produced, self._forms, mesh, slots, self.in_flight
+            self._made, self.stage, self.produced, self.forms, mesh, slots, self.in_flight
         )
 
     @property
@@ -387,7 +387,7 @@ class IntraOp:
         assert self._made is not None
         held = []
         for k, t in found.held:
-            form, node = self._forms[k], self._made.values[k].producer
+            form, node = self.forms[k], self._made.values[k].producer
             source, target = form.sources[form.produced[found.choices[node]]], form.targets[t]
             if source != target:
                 held.append((node, str(target)))

@@ -47,7 +47,7 @@ def chosen(program: IntraOp, problem: Problem, made: StagePlan) -> Assignment:
         choices.append(known.index(text))
     number = {value.producer: k for k, value in enumerate(problem.values)}
     held = [
-        (number[node], [str(t) for t in program._forms[number[node]].targets].index(spec))
+        (number[node], [str(t) for t in program.forms[number[node]].targets].index(spec))
         for node, spec in made.held
     ]
     return Assignment(tuple(choices), frozenset(held))
