@@ -26,6 +26,7 @@ from hpc_alpa.models.training import (
     initial_state,
     make_eval_step,
     make_train_step,
+    with_dropout,
 )
 from hpc_alpa.models.transformer import TransformerConfig
 from hpc_alpa.trace import layer as mark_layer
@@ -242,10 +243,7 @@ def train_step(
         seed: of the dropout, whose values also depend on the state's step.
     """
 
-    def of_step(params: Params, batch: dict[str, Any], step: Any) -> Any:
-        return loss(params, batch, config, seed=seed, step=step)
-
-    return make_train_step(of_step, optimizer)
+    return make_train_step(with_dropout(loss, config, seed), optimizer)
 
 
 def eval_step(config: MoEConfig) -> Callable[[State, dict[str, Any]], Metrics]:

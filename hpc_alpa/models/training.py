@@ -44,6 +44,17 @@ def make_train_step(
     return train_step
 
 
+def with_dropout(
+    loss: Callable[..., Any], config: Any, seed: int
+) -> Callable[[Any, Any, Any], Any]:
+    """The loss of a train step: its dropout is keyed by the seed and by the state's step.
+
+    Args:
+        loss: (params, batch, config, *, seed, step) -> 0-d.
+    """
+    return lambda params, batch, step: loss(params, batch, config, seed=seed, step=step)
+
+
 def make_eval_step(loss: Callable[[Any, Any], Any]) -> Callable[[State, Any], Metrics]:
     """`eval_step(state, batch) -> {"loss": ...}` of a loss (params, batch) -> 0-d."""
 
