@@ -23,7 +23,7 @@ from hpc_alpa.plan.plan import Plan
 from hpc_alpa.pytree import Node, TreeDef
 from hpc_alpa.report.plan_rows import Names, described, names_of
 from hpc_alpa.search import Request, search
-from hpc_alpa.step import FORWARD, StepGraph, split_batch
+from hpc_alpa.step import FORWARD
 from hpc_alpa.trace import Traced, trace
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def compile_step(step: Step, plan: Plan, init: Traced | None, in_order: bool = F
         PlanError: the plan was made for another graph.
     """
     batch = frozenset(step.graph.inputs[k] for k in step.batch_positions)
-    divided: StepGraph = split_batch(step.graph, batch, plan.num_microbatches, step.renewed)
+    divided = plan.divide(step.graph, batch, step.renewed)
     programs = lower(divided, plan)
     check(programs, in_order=in_order)
     names = names_of(divided, plan.cuts, step.num_state_leaves)

@@ -50,6 +50,7 @@ def facts(plan: Plan, rows: Sequence[StageRow]) -> dict[str, Any]:
         "schedule": plan.schedule,
         "num_microbatches": plan.num_microbatches,
         "num_devices": plan.num_devices,
+        "recompute": list(plan.recompute),
         "resharding": plan.resharding,
         "graph": plan.graph,
         "cluster": plan.cluster,
@@ -92,6 +93,9 @@ def _head(plan: Plan) -> str:
         _line("made for", f"graph {plan.graph[:12] or '-'}, cluster {plan.cluster[:12] or '-'}"),
         _line("costs", " ".join(filter(None, (plan.costs[0], plan.costs[1][:12]))) or "-"),
     ]
+    if plan.recompute:
+        layers = ", ".join(_runs([f"layer {k}" for k in plan.recompute]))
+        lines.append(_line("recomputed", f"{layers} in backward"))
     return "\n".join(lines)
 
 

@@ -16,7 +16,6 @@ from hpc_alpa.plan.plan import Plan
 from hpc_alpa.report.plan_rows import counts
 from hpc_alpa.report.rows import FrontierPoint
 from hpc_alpa.search import Request, search
-from hpc_alpa.step import split_batch
 
 log = logging.getLogger("hpc_alpa.search")
 UNLIMITED = 2.0**62  # bytes, that no plan reaches
@@ -148,7 +147,7 @@ def _points(request: Request, kept: list[tuple[float, Plan]]) -> Iterator[Fronti
 
 def _collectives(request: Request, plan: Plan) -> dict[str, int]:
     """How many of each kind a step has on the rank with the most, from the programs that run."""
-    step = split_batch(request.graph, request.batch, plan.num_microbatches, request.renewed)
+    step = plan.divide(request.graph, request.batch, request.renewed)
     found: dict[str, int] = {}
     for program in lower(step, plan):
         for kind, number in counts(program).items():

@@ -59,11 +59,16 @@ def lower(step: StepGraph, plan: Plan) -> tuple[Program, ...]:
     """The program of every rank.
 
     Raises:
-        PlanError: the plan was made for another graph or number of microbatches.
+        PlanError: the plan was made for another graph, number of microbatches or choice of layers
+            to make again; `Plan.divide` makes the step.
     """
     if plan.num_microbatches != step.num_microbatches:
         raise PlanError(
             f"the plan has {plan.num_microbatches} microbatches, the step {step.num_microbatches}"
+        )
+    if plan.recompute != step.recomputed:
+        raise PlanError(
+            f"the plan recomputes layers {list(plan.recompute)}, the step {list(step.recomputed)}"
         )
     return lower_stages(step, split_stages(step, plan.cuts), plan)
 

@@ -50,7 +50,7 @@ class PlanDiff:
     """What two plans decide differently; empty where they decide the same.
 
     Attributes:
-        layout: method, microbatches, schedule, stages and their meshes.
+        layout: method, microbatches, recomputed layers, schedule, stages and their meshes.
         inputs: specs of the step's inputs by name, weights and optimizer state among them.
         strategies: by operator.
         conversions: paths of conversions, by stage and key.
@@ -105,6 +105,7 @@ def _layout(plan: Plan) -> dict[str, str]:
     found = {
         "method": plan.method,
         "microbatches": str(plan.num_microbatches),
+        "recomputed layers": " ".join(map(str, plan.recompute)),
         "schedule": plan.schedule,
         "resharding": plan.resharding,
         "stages": str(len(plan.stages)),
@@ -167,7 +168,8 @@ class _Named:
 
 
 def _same_graphs(a: Plan, b: Plan) -> bool:
-    return (a.cuts, a.num_microbatches) == (b.cuts, b.num_microbatches)
+    x, y = ((p.cuts, p.num_microbatches, p.recompute) for p in (a, b))
+    return x == y
 
 
 def _moved(a: _Named, b: _Named) -> Iterator[Moved]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import PlanError
+from hpc_alpa.ir.graph import Graph, Var
+from hpc_alpa.step import StepGraph, recompute, split_batch
 
 FORMAT, VERSION = "hpc_alpa-plan", 1
 
@@ -56,6 +58,7 @@ class Plan:
         resharding: strategy of the transfers between stages.
         predicted: seconds and bytes that the planner expects, by name.
         solver: objective, bound, gap and seconds of the search, by name.
+        recompute: numbers of the marked layers that backward makes again (`step.recompute`).
     """
 
     method: str
@@ -69,6 +72,7 @@ class Plan:
     resharding: str = "send_recv"
     predicted: Mapping[str, Any] = field(default_factory=dict)
     solver: Mapping[str, Any] = field(default_factory=dict)
+    recompute: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         used = [d for s in self.stages for d in s.devices]
@@ -86,6 +90,22 @@ class Plan:
         """sha256 of what is run; predictions and solver times do not count."""
         decided = replace(self, predicted={}, solver={}, costs=("", ""))
         return hashlib.sha256(decided.to_json().encode()).hexdigest()
+
+    def divide(
+        self, graph: Graph, batch: Iterable[Var], renewed: Mapping[int, int] | None = None
+    ) -> StepGraph:
+        """The step over time that the plan lays out: in its microbatches, its layers made again.
+
+        Args:
+            graph: the traced step that the plan is for.
+            batch, renewed: as `step.split_batch` takes them.
+
+        Raises:
+            PlanError: the step has not the layers that the plan recomputes.
+            TracingError: the batch does not divide into the plan's microbatches.
+        """
+        step = split_batch(graph, batch, self.num_microbatches, renewed)
+        return recompute(step, self.recompute, self.cuts)
 
     def to_json(self) -> str:
         """JSON in a stable order."""

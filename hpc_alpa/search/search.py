@@ -270,7 +270,7 @@ def programs_of(request: Request, plan: Plan) -> tuple[StepGraph, tuple[IntraOp,
     method = None
     if plan.method != "auto":
         method = parse_method(plan.method).over(plan.num_devices)
-    step = split_batch(request.graph, request.batch, plan.num_microbatches, request.renewed)
+    step = plan.divide(request.graph, request.batch, request.renewed)
     layout = Candidate(
         plan.num_microbatches,
         plan.schedule,

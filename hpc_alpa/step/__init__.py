@@ -2,10 +2,12 @@
 
 from hpc_alpa.step.microbatch import StepGraph, split_batch
 from hpc_alpa.step.phase import APPLY, BACKWARD, FINISHED, FORWARD, LOOP, PREPARE
+from hpc_alpa.step.recompute import marked_layers, recompute
 from hpc_alpa.step.slots import NeedsMicrobatches
 from hpc_alpa.step.stages import StageGraph, Transfer, anchors, split_stages
 
 __all__ = [
     "APPLY", "BACKWARD", "FINISHED", "FORWARD", "LOOP", "PREPARE", "NeedsMicrobatches",
-    "StageGraph", "StepGraph", "Transfer", "anchors", "split_batch", "split_stages",
+    "StageGraph", "StepGraph", "Transfer", "anchors", "marked_layers", "recompute", "split_batch",
+    "split_stages",
 ]  # fmt: skip

@@ -33,6 +33,7 @@ class StepGraph:
         roles: for each value made in the loop, what the time axis does in its equation: a factor,
             or `+0` where the equation passes a sum on.
         renewed: position of an output that is the new value of an input -> that input's position.
+        recomputed: numbers of the marked layers that backward makes again (`step.recompute`).
     """
 
     graph: Graph
@@ -40,6 +41,7 @@ class StepGraph:
     batch: frozenset[Var]
     roles: Mapping[Var, str]
     renewed: Mapping[int, int] = field(default_factory=dict)
+    recomputed: tuple[int, ...] = ()
 
     @cached_property
     def rows(self) -> Rows:

@@ -83,7 +83,8 @@ def assign(step: StepGraph, cuts: Sequence[int]) -> dict[Var, int]:
         stage = sum(k >= c for c in cuts)
         home[e.output] = stage
         if e.origin is not None:
-            by_origin[e.origin] = stage
+            # The first of an origin: a sum over slots that ends the forward pass has it too.
+            by_origin.setdefault(e.origin, stage)
     for e in graph.eqns:
         if e.phase != BACKWARD or e.output in free:
             continue

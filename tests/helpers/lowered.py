@@ -22,7 +22,6 @@ from hpc_alpa.pytree import flatten
 from hpc_alpa.runtime import executor
 from hpc_alpa.runtime.engine import Engine
 from hpc_alpa.runtime.runner import ThreadRunner
-from hpc_alpa.step import split_batch
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def lowered(
     cost = preset_cost()
     plan = make_plan(step, cost.cluster, cost, num_ranks, options)
     inputs = frozenset(step.graph.inputs[k] for k in step.batch_positions)
-    divided = split_batch(step.graph, inputs, plan.num_microbatches, step.renewed)
+    divided = plan.divide(step.graph, inputs, step.renewed)
     values = (*leaves, *flatten(batch, "batch")[0], *step.traced.captured)
     return Lowered(step, values, lower(divided, plan))
 
