@@ -26,6 +26,29 @@ def small_problem(seed: int, most_nodes: int = 5) -> Problem | None:
         return None
 
 
+def shared_problem(seed: int) -> Problem:
+    """Values with two to four readers, which share conversions; some are forbidden."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 4, 6)
+    values = []
+    for producer in range(3):
+        made, wanted = rng.integers(1, 4, 2).tolist()
+        conversion = rng.random((made, wanted)) * (rng.random((made, wanted)) < 0.8)
+        conversion[rng.random(conversion.shape) < 0.05] = np.inf
+        others = rng.permutation(np.delete(np.arange(6), producer))
+        readers = tuple(
+            Reader(node, rng.integers(0, wanted, sizes[node]))
+            for node in others[: int(rng.integers(2, 5))].tolist()
+        )
+        values.append(Value(producer, rng.integers(0, made, sizes[producer]), readers, conversion))
+    return Problem(tuple(rng.random(size) for size in sizes), tuple(values))
+
+
+def problem_of(seed: int, stars: bool) -> Problem | None:
+    """Of few shared conversions, or of many."""
+    return shared_problem(seed) if stars else small_problem(seed)
+
+
 def grid(side: int, num_choices: int, rng: np.random.Generator, forbidden: float) -> Problem:
     """A square of nodes, each reading its neighbours: too wide for exact elimination."""
     node = np.arange(side * side).reshape(side, side)
@@ -47,29 +70,32 @@ def completed(program: Pairwise, num_nodes: int, choices: tuple[int, ...]) -> fl
     return min(program.seconds([*choices, *cell]) for cell in cells)
 
 
-def test_pairs_are_the_program() -> None:
-    cells = 0
+@pytest.mark.parametrize("stars", [False, True], ids=["cells", "stars"])
+def test_pairs_are_the_program(stars: bool) -> None:
+    cells = found = 0
     for seed in range(120):
-        problem = small_problem(seed)
+        problem = problem_of(seed, stars)
         if problem is None:
             continue
-        program = pairwise(problem)
+        program = pairwise(problem, stars)
         if len(program.node) > len(problem.costs) + 8:
             continue
         cells += len(program.node) - len(problem.costs)
+        found += len(program.stars)
         for choices in np.ndindex(*(len(cost) for cost in problem.costs)):
             expected = evaluate(problem, complete(problem, choices)).objective
             assert completed(program, len(problem.costs), choices) == pytest.approx(expected)
-    assert cells > 25
+    assert cells > 25 or found > 25
 
 
-def test_messages_bound_every_choice_and_change_no_objective() -> None:
+@pytest.mark.parametrize("stars", [False, True], ids=["cells", "stars"])
+def test_messages_bound_every_choice_and_change_no_objective(stars: bool) -> None:
     checked = 0
     for seed in range(60):
-        problem = small_problem(seed)
+        problem = problem_of(seed, stars)
         if problem is None:
             continue
-        program = pairwise(problem)
+        program = pairwise(problem, stars)
         size = len(problem.costs)
         least = [np.full(len(cost), np.inf) for cost in problem.costs]
         for assignment in brute_force.assignments(problem):
@@ -99,11 +125,11 @@ def test_messages_bound_every_choice_and_change_no_objective() -> None:
 def test_reduced_chains_expand_to_the_same_objective() -> None:
     eliminated = 0
     for seed in range(60):
-        problem = small_problem(seed, most_nodes=8)
+        problem = small_problem(seed, most_nodes=8) if seed % 4 else shared_problem(seed)
         if problem is None:
             continue
-        program = pairwise(problem)
-        whole = pairwise(problem)
+        program = pairwise(problem, seed % 2 == 0)
+        whole = pairwise(problem, seed % 2 == 0)
         chains = Chains(program)
         chains.reduce()
         eliminated += len(whole.node) - len(chains.left)
@@ -117,17 +143,50 @@ def test_reduced_chains_expand_to_the_same_objective() -> None:
             for a in program.pair[v]
             if v < a
         )
+        expected += sum(star.seconds(every.tolist()) for star in program.stars)
         if math.isfinite(expected):
             assert whole.seconds(chains.expand(choices).tolist()) == pytest.approx(expected)
     assert eliminated > 200
 
 
+def test_what_is_left_after_pruning_costs_what_it_did() -> None:
+    """Messages move costs into pairs and stars, stars come apart: no choice costs anything else."""
+    apart = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        problem = shared_problem(seed)
+        chains, whole = Chains(pairwise(problem, stars=True)), pairwise(problem, stars=True)
+        chains.reduce()
+        program = chains.program
+        for _ in range(2):
+            before = len(program.stars)
+            messages = Messages(program, chains.left)
+            messages.run(forward=True)
+            messages.run(forward=False)
+            messages.apply()
+            alive = [rng.random(len(program.node[v])) < 0.7 for v in chains.left]
+            for mask in alive:
+                mask[rng.integers(len(mask))] = True
+            chains.restrict(alive)
+            chains.reduce()
+            apart += before - len(program.stars)
+        again = Messages(program, chains.left)
+        choices = np.array([rng.integers(len(program.node[v])) for v in chains.left], np.int64)
+        expected = whole.seconds(chains.expand(choices.tolist()).tolist())
+        if math.isfinite(expected):
+            assert again.seconds(choices) == pytest.approx(expected)
+    assert apart > 10
+
+
+@pytest.mark.parametrize("stars", [False, True], ids=["pairs", "stars"])
 @pytest.mark.parametrize("entries", [0, 2**24], ids=["messages", "elimination"])
-def test_search_equals_enumeration(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_equals_enumeration(
+    entries: int, stars: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prune, "_ENTRIES", entries)
     proven = infeasible = 0
     for seed in range(120):
-        problem = small_problem(seed)
+        problem = problem_of(seed, stars)
         if problem is None:
             continue
         best = brute_force.best(problem)

@@ -5,9 +5,11 @@
     two neighbours    pair[a, b] += min over v of  pair[a, v] + node[v] + pair[v, b]
     separable pair    pair[a, b] = f[a] + g[b] is no pair
 
-Networks are nearly chains, so that most of their nodes go, and messages have a short way.
+Networks are nearly chains, so that most of their nodes go, and messages have a short way. The nodes
+of a star stay until it comes apart.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,6 +43,10 @@ class Chains:
     def restrict(self, alive: Sequence[NDArray[np.bool_]]) -> None:
         """Drop choices: `alive` has a mask for each node in `left`."""
         program = self.program
+        stars = defaultdict(list)
+        for star in program.stars:
+            for v in star.nodes:
+                stars[v].append(star)
         for v, mask in zip(self.left, alive, strict=True):
             if mask.all():
                 continue
@@ -49,6 +55,8 @@ class Chains:
             for a in program.pair[v]:
                 table = np.ascontiguousarray(program.pair[v][a][mask])
                 program.pair[v][a], program.pair[a][v] = table, table.T
+            for star in stars[v]:
+                star.restrict(v, mask)
 
     def alive(self, v: int) -> NDArray[np.bool_]:
         """The choices of a node that were never dropped, as of the program as it was at first."""
@@ -59,13 +67,17 @@ class Chains:
     def reduce(self) -> None:
         """Eliminate until every node has three neighbours or more, or its table were too large."""
         program = self.program
+        stars, program.stars = program.stars, []
+        for star in stars:
+            program.add_star(star)
+        held = {v for star in program.stars for v in star.nodes}
         self._drop_separable()
-        queue = list(reversed(self.left))
+        queue = [v for v in reversed(self.left) if v not in held]
         gone = set()
         while queue:
             v = queue.pop()
             around = tuple(program.pair[v])
-            if v in gone or (len(around) > 2 and len(program.node[v]) > 1):
+            if v in gone or v in held or (len(around) > 2 and len(program.node[v]) > 1):
                 continue
             sizes = [len(program.node[a]) for a in around]
             if len(program.node[v]) > 1 and np.prod([len(program.node[v]), *sizes]) > _LARGEST:

@@ -1,11 +1,11 @@
 """A choice program without rows as costs of nodes and of pairs of nodes, exactly.
 
-    minimise  sum_v node[v][x_v]  +  sum_{a, b} pair[a, b][x_a, x_b]
+    minimise  sum_v node[v][x_v]  +  sum_{a, b} pair[a, b][x_a, x_b]  +  sum of stars
 
 A conversion with one reading node in its window is the cost of a pair. One that several nodes share
-is paid once, by a node of its own for every cell: the choices of `cell` are not paid (0) and
-paid (1), paid costs C[produced, t], and a reader that needs t excludes 0. So every sum is one of
-pairs, of the same optimum, and messages (`messages`) find by how much each reader pays.
+is paid once, and there are two ways to say so: as a star (`stars`), whose relaxation is tighter; or
+by pairs alone, with a node for every cell: the choices of `cell` are not paid (0) and paid (1),
+paid costs C[produced, t], and a reader that needs t excludes 0.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,26 @@ from numpy.typing import NDArray
 
 from hpc_alpa.plan.solve.problem import FloatArray, IntArray, Problem
 from hpc_alpa.plan.solve.shares import Shared, shared_conversions
+from hpc_alpa.plan.solve.stars import Star
 
 
 @dataclass(eq=False)
 class Pairwise:
-    """Costs of nodes, and of pairs; infinite where forbidden. Changed in place by who reduces it.
+    """Costs of nodes, pairs and stars; infinite where forbidden. Changed by who reduces it.
 
     Args:
         node: seconds per choice.
         pair: `pair[a][b]`: seconds [choice of a, choice of b]; `pair[b][a]` is its transpose.
         constant: seconds of whatever is chosen.
         place: of each node, where it stands in the order of the problem.
+        stars: conversions that are shared.
     """
 
     node: list[FloatArray]
     pair: list[dict[int, FloatArray]]
     constant: float = 0.0
     place: list[int] = field(default_factory=list)
+    stars: list[Star] = field(default_factory=list)
 
     def add(self, a: int, b: int, seconds: FloatArray) -> None:
         """Add seconds [choice of a, choice of b]; to the node itself where a is b."""
@@ -42,6 +45,16 @@ class Pairwise:
         known = self.pair[a].get(b)
         total = seconds if known is None else known + seconds
         self.pair[a][b], self.pair[b][a] = total, total.T
+
+    def add_star(self, star: Star) -> None:
+        """Add a star, or what it comes apart into."""
+        parts = star.parts()
+        for v, seconds in parts.costs:
+            self.node[v] = self.node[v] + seconds
+        for a, b, table in parts.pairs:
+            if table.any():
+                self.add(a, b, table)
+        self.stars += parts.stars
 
     def new_node(self, seconds: FloatArray, place: int) -> int:
         """A node more; its number."""
@@ -59,6 +72,7 @@ class Pairwise:
     def seconds(self, choices: Sequence[int]) -> float:
         """The objective of one choice per node."""
         total = self.constant + sum(float(c[x]) for c, x in zip(self.node, choices, strict=True))
+        total += sum(star.seconds(choices) for star in self.stars)
         return total + sum(
             float(table[choices[a], choices[b]])
             for a, pairs in enumerate(self.pair)
@@ -68,7 +82,7 @@ class Pairwise:
 
 
 def in_order(program: Pairwise) -> tuple[Pairwise, IntArray]:
-    """The program with its nodes numbered in the order of the problem; the new number of each."""
+    """Pairs alone with nodes numbered in the order of the problem; the new number of each."""
     order = sorted(range(len(program.node)), key=lambda v: (program.place[v], v))
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order))
@@ -78,13 +92,22 @@ def in_order(program: Pairwise) -> tuple[Pairwise, IntArray]:
     return Pairwise([program.node[v] for v in order], pair, program.constant, place), number
 
 
-def pairwise(problem: Problem) -> Pairwise:
-    """The pairs of a problem without ties; its rows are left out. The first nodes are its own."""
+def pairwise(problem: Problem, stars: bool = False) -> Pairwise:
+    """The program of a problem without ties; its rows are left out. The first nodes are its own.
+
+    Args:
+        stars: whether shared conversions are stars where they can be, else pairs with cells.
+    """
     result = Pairwise(list(problem.costs), [{} for _ in problem.costs])
     result.place = list(range(len(problem.costs)))
     for group in shared_conversions(problem):
-        if group.conversion.any():
+        if not group.conversion.any():
+            continue
+        star = Star.of(group) if stars and len(group.needed) > 1 else None
+        if star is None:
             _add(result, group)
+        else:
+            result.add_star(star)
     return result
 
 

@@ -63,7 +63,7 @@ class _State:
 
     def __init__(self, problem: Problem, relative_gap: float) -> None:
         self._problem, self._gap = problem, max(relative_gap, _ROUNDING)
-        self._chains = Chains(pairwise(problem))
+        self._chains = Chains(pairwise(problem, stars=True))
         self._chains.reduce()
         self._new_messages()
         self._best: Assignment | None = None
@@ -125,12 +125,17 @@ class _State:
         place = {v: i for i, v in enumerate(left)}
         sizes = [len(program.node[v]) for v in left]
         pairs = [(v, a) for v in left for a in program.pair[v] if place[v] < place[a]]
-        steps = order(sizes, [(place[v], place[a]) for v, a in pairs])
+        scopes: list[tuple[int, ...]] = [(place[v], place[a]) for v, a in pairs]
+        scopes += [tuple(place[v] for v in star.nodes) for star in program.stars]
+        steps = order(sizes, scopes)
         entries = sum(math.prod(sizes[v] for v in (node, *around)) for node, around in steps)
         if entries > _ENTRIES:
             return False
         factors = [Factor((place[v],), program.node[v]) for v in left]
         factors += [Factor((place[v], place[a]), program.pair[v][a]) for v, a in pairs]
+        for star in program.stars:
+            whole = star.factor()
+            factors.append(Factor(tuple(place[v] for v in whole.scope), whole.seconds))
         minimum, buckets = contract(sizes, factors, steps, ())
         least = float(minimum) + program.constant
         if math.isfinite(least):
