@@ -23,7 +23,7 @@ from hpc_alpa.plan.solve.messages import Messages
 from hpc_alpa.plan.solve.pairwise import pairwise
 from hpc_alpa.plan.solve.problem import Assignment, IntArray, Problem, complete, evaluate
 
-_PASSES = 20  # in a round, there and back
+_PASSES = (4, 8, 16)  # there and back, in the first rounds, and in each after them
 _ENTRIES = 2**24  # of all tables together, up to which elimination is faster than more messages
 _SHRUNK = 0.75  # of the choices, from which on the program is written anew
 _STALLED, _PATIENCE = 0.02, 4  # rounds that close less of the gap than this end the search
@@ -51,10 +51,14 @@ def search(problem: Problem, relative_gap: float, seconds: float) -> Pruned:
     """The best assignment of a problem without ties and rows, and its bound, within the time."""
     end = time.perf_counter() + seconds
     state = _State(problem, relative_gap)
-    while not state.proven:
-        if state.eliminate() or time.perf_counter() > end or state.stalled:
-            break
+    while True:
         state.round(end)
+        if state.proven or state.eliminate():
+            break
+        last = state.stalled or time.perf_counter() > end
+        state.prune(1.0 if last else _SHRUNK)
+        if last:
+            break
     return state.result()
 
 
@@ -69,7 +73,7 @@ class _State:
         self._best: Assignment | None = None
         self._objective = math.inf
         self._bound = -math.inf
-        self._idle = 0
+        self._rounds = self._idle = 0
 
     def _new_messages(self) -> None:
         self._messages = Messages(self._chains.program, self._chains.left)
@@ -86,15 +90,16 @@ class _State:
         return self._idle >= _PATIENCE
 
     def round(self, end: float) -> None:
-        """Some passes, a bound, an improved assignment; what is above it is dropped."""
+        """Some passes, a bound, an assignment."""
         messages = self._messages
         candidates: list[tuple[float, tuple[int, ...]]] = []
-        for _ in range(_PASSES):
-            for forward in (True, False):
-                messages.run(forward)
-                candidates.append((messages.objective(), tuple(messages.choices.tolist())))
+        for _ in range(_PASSES[min(self._rounds, len(_PASSES) - 1)]):
+            messages.run(forward=True, choose=False)
+            messages.run(forward=False)
+            candidates.append((messages.objective(), tuple(messages.choices.tolist())))
             if time.perf_counter() > end:
                 break
+        self._rounds += 1
         bound, above = messages.bound()
         if bound == math.inf:  # nothing better than what was pruned away
             self._bound = self._objective
@@ -103,18 +108,24 @@ class _State:
         self._bound = max(self._bound, bound)
         least, choices = min(candidates)
         if least < self._objective or not math.isfinite(least):
-            self._offer(self._chains.expand(choices), least - bound < _WORTH * abs(least))
+            self._offer(self._chains.expand(choices), least - bound)
         after = self._objective - self._bound
-        self._idle = self._idle + 1 if after > (1 - _STALLED) * before else 0
-        messages.drop(bound + above > self._objective * (1 + _ROUNDING))
-        if messages.alive.mean() < _SHRUNK:
-            messages.apply()
-            self._restrict(messages)
+        self._idle = 0 if after < (1 - _STALLED) * before else self._idle + 1
+        self._dead = bound + above > self._objective * (1 + _ROUNDING)
 
-    def _restrict(self, messages: Messages) -> None:
-        self._chains.restrict(np.split(messages.alive, messages.start[1:-1]))
-        self._chains.reduce()
-        self._new_messages()
+    def prune(self, shrunk: float) -> None:
+        """Drop what was above the best objective in the last round.
+
+        Args:
+            shrunk: part of the choices; where fewer are left, the program is written anew.
+        """
+        messages = self._messages
+        messages.drop(self._dead)
+        if messages.alive.mean() < shrunk:
+            messages.apply()
+            self._chains.restrict(np.split(messages.alive, messages.start[1:-1]))
+            self._chains.reduce()
+            self._new_messages()
 
     def eliminate(self) -> bool:
         """Solve what is left, if its tables are small."""
@@ -140,20 +151,25 @@ class _State:
         least = float(minimum) + program.constant
         if math.isfinite(least):
             choice = trace_back(steps, buckets, {})
-            self._offer(self._chains.expand([choice[v] for v in range(len(left))]), improve=False)
+            self._offer(self._chains.expand([choice[v] for v in range(len(left))]), 0.0)
         self._bound = max(self._bound, min(least, self._objective))
         return True
 
-    def _offer(self, choices: IntArray, improve: bool) -> None:
-        """Keep the assignment if it is better, or what descent makes of it."""
+    def _offer(self, choices: IntArray, missing: float) -> None:
+        """Keep the assignment if it is better, or what descent makes of it.
+
+        Args:
+            missing: seconds by which it may be above the optimum.
+        """
         own = choices[: len(self._problem.costs)].tolist()
-        candidates = [complete(self._problem, own)]
-        if improve:
-            candidates.append(descend(self._problem, own))
-        for candidate in candidates:
-            objective = evaluate(self._problem, candidate).objective
-            if objective < self._objective:
-                self._objective, self._best = objective, candidate
+        self._keep(complete(self._problem, own))
+        if self._gap * abs(self._objective) < missing < _WORTH * abs(self._objective):
+            self._keep(descend(self._problem, own))
+
+    def _keep(self, candidate: Assignment) -> None:
+        objective = evaluate(self._problem, candidate).objective
+        if objective < self._objective:
+            self._objective, self._best = objective, candidate
 
     def result(self) -> Pruned:
         """What is known now."""
