@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hpc_alpa.ir.graph import Eqn, Graph, Var
+from hpc_alpa.plan.solve.problem import Value
 
 Pair = tuple[Var, Var]  # a value, and the one of an earlier layer that plays its part
 
@@ -27,6 +28,23 @@ def alike(graph: Graph) -> Iterator[Pair]:
             yield from ((v, w) for v, w in zip(values, first[form], strict=True) if v != w)
         else:
             first[form] = values
+
+
+def same_holds(
+    values: Sequence[Value], forms: Sequence[object], leader: Sequence[int]
+) -> tuple[int, ...]:
+    """Per value, the first that is made and read alike by tied nodes: they hold the same copies.
+
+    Args:
+        forms: of the values; equal values share one object (`plan.values`).
+        leader: of each node.
+    """
+    first: dict[object, int] = {}
+    found = []
+    for k, (value, form) in enumerate(zip(values, forms, strict=True)):
+        readers = tuple((leader[r.node], r.window) for r in value.readers)
+        found.append(first.setdefault((id(form), leader[value.producer], readers), k))
+    return tuple(found)
 
 
 def _form(eqns: Sequence[Eqn]) -> tuple[object, tuple[Var, ...]]:

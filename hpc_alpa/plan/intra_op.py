@@ -25,7 +25,7 @@ import numpy as np
 
 from hpc_alpa.errors import ShardingError
 from hpc_alpa.ir.graph import Eqn, Var
-from hpc_alpa.plan.alike import alike
+from hpc_alpa.plan.alike import alike, same_holds
 from hpc_alpa.plan.choices import distinct, specs_of, worthwhile
 from hpc_alpa.plan.decode import stage_plan
 from hpc_alpa.plan.memory import Liveness, liveness
@@ -41,6 +41,7 @@ from hpc_alpa.plan.solve.problem import (
     Problem,
     Value,
     Window,
+    leaders,
 )
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.plan.solve.solver import solve
@@ -115,7 +116,8 @@ class IntraOp:
         names = [graph.describe(v) for v in graph.inputs]
         names += [f"{e.op.name} {e.output} {e.source}" for e in graph.eqns]
         names += [f"output {k}" for k in range(len(graph.outputs))]
-        self._made = Problem(tuple(costs), tuple(values), (), tuple(self._ties()), tuple(names))
+        made = Problem(tuple(costs), tuple(values), (), tuple(self._ties()), tuple(names))
+        self._made = replace(made, holds=same_holds(values, self.forms, leaders(made).tolist()))
         return self._made
 
     def solve(self, options: Options | None = None) -> Solution:
@@ -130,16 +132,16 @@ class IntraOp:
         bare = self._made if self._made is not None else self.problem()
         bare = replace(bare, rows=())
         rows: dict[int, MemoryRow] = {}
-        while True:
-            self._made = replace(bare, rows=tuple(rows[p] for p in sorted(rows)))
-            solution = solve(self._made, options)
-            if self.memory is None:
-                return solution
-            peaks = self.live.peaks(solution.assignment, self.memory)
-            new = [p for p in peaks if p not in rows]
-            if not new:
-                return solution
-            rows.update((p, self.live.row(p, self.memory)) for p in new)
+
+        def rows_of(assignment: Assignment) -> list[MemoryRow]:
+            assert self.memory is not None, "only what is limited has rows"
+            peaks = self.live.peaks(assignment, self.memory)
+            rows.update((p, self.live.row(p, self.memory)) for p in peaks if p not in rows)
+            return [rows[p] for p in peaks]
+
+        solution = solve(bare, options, None if self.memory is None else rows_of)
+        self._made = replace(bare, rows=tuple(rows[p] for p in sorted(rows)))
+        return solution
 
     def runs(self, phase: str) -> int:
         """How often a phase runs in a step."""

@@ -120,4 +120,4 @@ def _permuted(problem: Problem, ties: list[int], order: list[IntArray]) -> Probl
     live = problem.live and problem.live.at(
         term[problem.live.term], np.ones(len(problem.live.term), np.bool_)
     )
-    return Problem(costs, tuple(values), rows, tuple(ties), problem.names, live)
+    return Problem(costs, tuple(values), rows, tuple(ties), problem.names, live, problem.holds)

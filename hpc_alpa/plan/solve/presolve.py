@@ -56,12 +56,16 @@ class Reduced:
     forced: Forced
     node_of: IntArray
     choices_of: tuple[IntArray, ...]
-    held_of: tuple[tuple[int, IntArray], ...]
+    held_of: tuple[tuple[tuple[int, ...], IntArray], ...]
 
     def expand(self, assignment: Assignment) -> Assignment:
         """The assignment of the original problem with the same objective and memory."""
         choices = [int(self.choices_of[v][assignment.choices[v]]) for v in self.node_of.tolist()]
-        held = [(self.held_of[k][0], int(self.held_of[k][1][t])) for k, t in assignment.held]
+        held = [
+            (original, int(self.held_of[k][1][t]))
+            for k, t in assignment.held
+            for original in self.held_of[k][0]
+        ]
         return complete(self.original, self.forced.expand(choices), held)
 
     def shrink(self, assignment: Assignment) -> Assignment | None:
@@ -98,7 +102,7 @@ def _reduce(problem: Problem, keep: Sequence[int]) -> Reduced:
     kept = {int(node_of[node]) for node in keep}
     alive = _consistent(merged, kept)
     nbytes = _choice_nbytes(problem, node_of)
-    alive = _undominated(merged, alive, kept, touched[origin], nbytes)
+    alive = _undominated(merged, alive, kept, touched[[own[0] for own in origin]], nbytes)
     return _rebuild(problem, merged, origin, node_of, alive, touched)
 
 
@@ -109,13 +113,14 @@ def _touched(problem: Problem) -> Mask:
     first = problem.choice_offset[-1]
     cells = (np.flatnonzero(problem.priced[first:])) % max(1, problem.cell_offset[-1])
     touched = np.zeros(len(problem.values), np.bool_)
-    touched[np.searchsorted(problem.cell_offset, cells, side="right") - 1] = True
-    return touched
+    holds = np.array(problem.holds, np.int64)
+    touched[holds[np.searchsorted(problem.cell_offset, cells, side="right") - 1]] = True
+    return touched[holds]
 
 
 def _merge_ties(
     problem: Problem, groups: IntArray, node_of: IntArray, touched: Mask
-) -> tuple[Problem, IntArray]:
+) -> tuple[Problem, list[tuple[int, ...]]]:
     """One node per group of tied nodes, one value for those that become equal, as equal layers do.
 
     Returns the problem, without rows, and for each of its values the first original one.
@@ -128,7 +133,7 @@ def _merge_ties(
     def content(classes: IntArray) -> bytes:
         return text.setdefault(id(classes), classes.tobytes())
 
-    found: dict[object, tuple[int, dict[_Reading, Reader], dict[int, int]]] = {}
+    found: dict[object, tuple[list[int], dict[_Reading, Reader], dict[int, int]]] = {}
     table = {id(value.conversion): value.conversion for value in problem.values}
     group_of = node_of.tolist()
     for k, (value, priced) in enumerate(zip(problem.values, touched.tolist(), strict=True)):
@@ -138,11 +143,14 @@ def _merge_ties(
             window = Window.FORWARD if merge and reader.window == Window.BACKWARD else reader.window
             readers[group_of[reader.node], content(reader.needed), window] = reader
         made = group_of[value.producer], content(value.produced), value.conversion.shape
-        key: object = k if priced else (*made, frozenset(readers))
-        _, _, times = found.setdefault(key, (k, readers, {}))
+        alone = priced and value.holdable
+        key: object = problem.holds[k] if alone else (*made, priced, frozenset(readers))
+        own, _, times = found.setdefault(key, ([], readers, {}))
+        own.append(k)
         times[id(value.conversion)] = times.get(id(value.conversion), 0) + 1
     values, origin = [], []
-    for k, unique, times in found.values():
+    for own, unique, times in found.values():
+        k = own[0]
         value, priced = problem.values[k], bool(touched[k])
         producer = group_of[value.producer]
         conversion = value.conversion
@@ -159,9 +167,9 @@ def _merge_ties(
             holdable = value.holdable and priced
             kept = tuple(readers_left)
             values.append(Value(producer, value.produced, kept, conversion, holdable, value.name))
-            origin.append(k)
+            origin.append(tuple(own))
     names = tuple(problem.names[v] for v in groups)
-    return Problem(tuple(costs), tuple(values), names=names), np.array(origin, np.int64)
+    return Problem(tuple(costs), tuple(values), names=names), origin
 
 
 def _choice_nbytes(problem: Problem, node_of: IntArray) -> list[FloatArray]:
@@ -277,7 +285,7 @@ def _undominated(
 def _rebuild(
     problem: Problem,
     merged: Problem,
-    origin: IntArray,
+    origin: list[tuple[int, ...]],
     node_of: IntArray,
     alive: list[Mask],
     touched: Mask,
@@ -287,9 +295,10 @@ def _rebuild(
     costs = tuple(cost[kept] for cost, kept in zip(merged.costs, choices_of, strict=True))
     found: dict[object, int] = {}  # what makes values equal -> index of the first
     values: list[Value] = []
-    held_of: list[tuple[int, IntArray]] = []
+    held_of: list[tuple[tuple[int, ...], IntArray]] = []
     classes: list[tuple[int, int, IntArray, IntArray]] = []  # value, new value, its p and t
-    for k, value in zip(origin.tolist(), merged.values, strict=True):
+    for own, value in zip(origin, merged.values, strict=True):
+        k = own[0]
         if not value.readers:
             continue
         num_made, num_wanted = value.conversion.shape
@@ -305,10 +314,10 @@ def _rebuild(
         new = found.setdefault(k if value.holdable else _signature(small), len(values))
         if new == len(values):
             values.append(small)
-            held_of.append((k, wanted))
+            held_of.append((own, wanted))
         else:
             values[new] = replace(values[new], conversion=values[new].conversion + conversion)
-        classes.append((k, new, made, wanted))
+        classes += [(j, new, made, wanted) for j in own]
     bare = Problem(costs, tuple(values), names=merged.names)
     touched_classes = [c for c in classes if touched[c[0]]]
     rows, live = _renumber(problem, bare, node_of, choices_of, touched_classes)

@@ -210,7 +210,8 @@ def hold(problem: Problem, assignment: Assignment, room: FloatArray) -> Assignme
     for k, t, term in holdable_copies(problem, assignment.choices):
         if (k, t) not in assignment.held and problem.term_costs[term] < 0:
             nbytes = problem.bytes_of_term[:, [term]].toarray().ravel()
-            rate = problem.term_costs[term] / (nbytes / np.maximum(problem.limits, 1.0)).max()
+            share = float((nbytes / np.maximum(problem.limits, 1.0)).max(initial=0.0))
+            rate = problem.term_costs[term] / max(share, _ROUNDING)
             left.append((rate, (k, t), nbytes))
     held = set(assignment.held)
     for _, copy, nbytes in sorted(left, key=lambda c: c[0]):

@@ -150,6 +150,8 @@ class Problem:
         ties: per node, the node whose choice it shares (itself where free); chains are followed.
         names: of the nodes, for messages.
         live: memory rows as intervals of time.
+        holds: per value, the first of those that hold the same copies (itself where alone); they
+            are made and read alike, by tied nodes.
     """
 
     costs: tuple[FloatArray, ...]
@@ -158,12 +160,14 @@ class Problem:
     ties: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     live: Liveness | None = None
+    holds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         costs = tuple(np.asarray(cost, np.float64) for cost in self.costs)
         _set(self, costs=costs, values=tuple(self.values), rows=tuple(self.rows))
         _set(self, ties=tuple(self.ties) or tuple(range(len(costs))))
         _set(self, names=tuple(self.names) or tuple(f"node {v}" for v in range(len(costs))))
+        _set(self, holds=tuple(self.holds) or tuple(range(len(self.values))))
         for node, cost in enumerate(self.costs):
             if cost.ndim != 1 or not cost.size or np.isnan(cost).any() or (cost == -np.inf).any():
                 raise PlanError(f"{self.names[node]}: costs {cost} are not a vector of seconds")
@@ -335,6 +339,12 @@ class Problem:
         priced[self.row_matrix.indices[self.row_matrix.data > 0]] = True
         if self.live is not None:
             priced[self.live.term[self.live.nbytes > 0]] = True
+        for k, first in enumerate(self.holds):
+            if k != first:
+                priced[self.held_terms(first)] |= priced[self.held_terms(k)]
+        for k, first in enumerate(self.holds):
+            if k != first:
+                priced[self.held_terms(k)] = priced[self.held_terms(first)]
         return priced
 
 
@@ -385,11 +395,14 @@ def complete(
     problem: Problem, choices: Sequence[int], held: Iterable[tuple[int, int]] = ()
 ) -> Assignment:
     """The assignment of these choices that holds `held` and every copy whose holding is free."""
-    asked = frozenset(held)
+    first = problem.holds
+    asked = frozenset((first[k], t) for k, t in held)
     copies = holdable_copies(problem, choices)
     return Assignment(
         tuple(int(choice) for choice in choices),
-        frozenset((k, t) for k, t, term in copies if (k, t) in asked or not problem.priced[term]),
+        frozenset(
+            (k, t) for k, t, term in copies if (first[k], t) in asked or not problem.priced[term]
+        ),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from hpc_alpa.errors import PlanError
 from hpc_alpa.plan.solve.options import Clock, Options
 from hpc_alpa.plan.solve.presolve import Reduced
-from hpc_alpa.plan.solve.problem import Assignment, evaluate
+from hpc_alpa.plan.solve.problem import Assignment, Problem, evaluate
 
 _ROUNDING = 1e-9
 
@@ -63,13 +63,17 @@ class Solution:
         """The solution of the original problem. Raises PlanError if there is no assignment."""
         problem = reduced.original
         if best is None:
-            raise PlanError(
-                f"no assignment of {len(problem.costs)} nodes under {len(problem.rows)} memory "
-                f"rows was found in {options.seconds:g} s, nor proven impossible: allow more "
-                "seconds"
-            )
+            raise nothing_found(problem, options)
         assignment = reduced.expand(best)
         objective = evaluate(problem, assignment).objective
         gap = max(options.relative_gap, _ROUNDING)
         clock.lap("expansion")
         return cls.of(objective, bound, assignment, gap, clock.phases, options.absolute_gap)
+
+
+def nothing_found(problem: Problem, options: Options) -> PlanError:
+    """The error where time ended without an assignment and without a proof that there is none."""
+    return PlanError(
+        f"no assignment of {len(problem.costs)} nodes under {len(problem.rows)} memory rows was "
+        f"found in {options.seconds:g} s, nor proven impossible: allow more seconds"
+    )

@@ -3,15 +3,18 @@
     presolve          ties, dominance, arc consistency                              -> presolve
     messages          bound, prune, eliminate: exact where what is left is narrow   -> prune
     prices            under memory rows: the same with prices on the memory         -> anytime
-                      one price after the other, where rows speak of copies         -> prices
+                      one price after the other, where rows speak of copies   -> prices, dual
     integer program   on HiGHS, of what was not pruned, from the best assignment    -> highs
     neighbourhoods    where the integer program is too large for that               -> anytime
 
 Without memory rows the first road goes first, and the integer program only closes the gap that is
 left. With rows, the program without them is solved first: where its answer fits they do not bind,
-and else its bound is one of theirs. Every answer is evaluated on the original problem.
+and else its bound is one of theirs. Rows that are made where an answer does not meet them go to the
+integer program while it is small, and become prices where it is not. Every answer is evaluated on
+the original problem.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,13 +22,14 @@ from numpy.typing import NDArray
 
 from hpc_alpa.plan.solve import highs, prices, prune
 from hpc_alpa.plan.solve.anytime import Anytime
+from hpc_alpa.plan.solve.dual import Dual, Rows
 from hpc_alpa.plan.solve.infeasible import explain
 from hpc_alpa.plan.solve.model import build
 from hpc_alpa.plan.solve.options import Clock, Options
-from hpc_alpa.plan.solve.presolve import reduce
-from hpc_alpa.plan.solve.problem import Assignment, Problem, evaluate
+from hpc_alpa.plan.solve.presolve import Reduced, reduce
+from hpc_alpa.plan.solve.problem import Assignment, MemoryRow, Problem, evaluate
 from hpc_alpa.plan.solve.prune import Pruned
-from hpc_alpa.plan.solve.solution import Solution
+from hpc_alpa.plan.solve.solution import Solution, nothing_found
 
 _ROUNDING = 1e-9
 _FIRST_SHARE = 0.5  # of the time, for the first road
@@ -35,10 +39,16 @@ _QUICK = 20_000  # flows below which the integer program is faster than prices o
 _LARGE = 30_000  # choices from which on the relaxation takes longer than anyone waits
 
 
-def solve(problem: Problem, options: Options | None = None) -> Solution:
+def solve(
+    problem: Problem, options: Options | None = None, rows_of: Rows | None = None
+) -> Solution:
     """The assignment of least objective, with its proven bound.
 
     When time ends first: the best assignment found, whose status is then "feasible".
+
+    Args:
+        rows_of: makes the memory rows that an assignment does not meet, where they are too many to
+            be listed in the problem; none if it fits.
 
     Raises:
         InfeasibleError: says which memory limit is missed, by how much, and the nearest fit; or
@@ -49,6 +59,24 @@ def solve(problem: Problem, options: Options | None = None) -> Solution:
     clock = Clock(options.seconds)
     reduced = reduce(problem)
     clock.lap("presolve")
+    loose = _solve(reduced, options, clock)
+    if rows_of is None or not (rows := rows_of(loose.assignment)):
+        return loose
+    if _num_flows(reduced.problem) < _QUICK:
+        return _with_rows(problem, options, rows_of, rows, clock)
+    dual = Dual(problem, rows_of, _solve_free)
+    dual.search(loose, options.relative_gap, clock)
+    clock.lap("prices")
+    if dual.best is None:
+        raise nothing_found(dual.problem, options)
+    gap = max(options.relative_gap, _ROUNDING)
+    return Solution.of(
+        dual.objective, dual.bound, dual.best, gap, clock.phases, options.absolute_gap
+    )
+
+
+def _solve(reduced: Reduced, options: Options, clock: Clock) -> Solution:
+    """Of the rows that the problem lists."""
     small = reduced.problem
     first = _first(small, options, clock)
     if first.best is not None:
@@ -60,6 +88,28 @@ def solve(problem: Problem, options: Options | None = None) -> Solution:
         return Solution.expanded(reduced, first.best, first.bound, options, clock)
     second = highs.improve(_only(rest, first.alive), options, clock, first.best, first.bound)
     return Solution.expanded(reduced, second.best, second.bound, options, clock)
+
+
+def _solve_free(problem: Problem, relative_gap: float, seconds: float) -> Solution:
+    return solve(problem, Options(relative_gap, seconds=seconds))
+
+
+def _with_rows(
+    problem: Problem, options: Options, rows_of: Rows, rows: Sequence[MemoryRow], clock: Clock
+) -> Solution:
+    """By the integer program, with more rows until its answer meets all."""
+    bound = -np.inf
+    while rows:
+        problem = replace(problem, rows=(*problem.rows, *rows))
+        reduced = reduce(problem)
+        clock.lap("presolve")
+        found = _solve(reduced, options, clock)
+        bound = max(bound, found.bound)
+        rows = rows_of(found.assignment)
+    gap = max(options.relative_gap, _ROUNDING)
+    return Solution.of(
+        found.objective, bound, found.assignment, gap, clock.phases, options.absolute_gap
+    )
 
 
 def _first(problem: Problem, options: Options, clock: Clock) -> Pruned:
