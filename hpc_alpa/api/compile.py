@@ -40,6 +40,7 @@ class Options:
     pins: Mapping[str, str | Mapping[int, int]] = field(default_factory=dict)
     resharding: str = "send_recv"
     allow_float64: bool = False
+    recompute: str | tuple[int, ...] = "auto"
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ def request_of(step: Step, cluster: Cluster, cost: Cost, size: int, options: Opt
         options.memory,
         options.pins,
         options.resharding,
+        recompute=options.recompute,
     )
 
 

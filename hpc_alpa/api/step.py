@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +342,7 @@ def parallelize(
     allow_float64: bool = False,
     deterministic: bool = False,
     resharding: str = "send_recv",
+    recompute: str | Collection[int] = "auto",
 ) -> ParallelStep:
     """Plan a train step over all ranks of the job, and run it there.
 
@@ -366,13 +367,16 @@ def parallelize(
         deterministic: reductions combine in the order of the ranks, so two runs on processors of
             one model are equal bit for bit, wherever the ranks run.
         resharding: `send_recv` or `broadcast`, for values that cross stages.
+        recompute: layers (`hpc_alpa.layer`) whose forward values backward makes again, for less
+            memory: `none`, `all`, or their numbers; `auto` looks for them where memory is short,
+            and takes none with a manual method.
 
     Returns:
         A `ParallelStep`; nothing is planned before its first call.
     """
     options = Options(
         method, num_microbatches, schedule or "auto", memory, dict(pins or {}), resharding,
-        allow_float64,
+        allow_float64, recompute if isinstance(recompute, str) else tuple(recompute),
     )  # fmt: skip
     return ParallelStep(
         train_step, options, cluster, costs, plan, backend or "auto", follow, deterministic

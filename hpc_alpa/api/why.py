@@ -12,7 +12,7 @@ from hpc_alpa.plan.why import OPTIONS, Why, why
 from hpc_alpa.report.why import why_text
 from hpc_alpa.search import Request
 from hpc_alpa.search.named import require_named
-from hpc_alpa.search.search import programs_of
+from hpc_alpa.search.scoring import programs_of
 
 
 @dataclass(frozen=True)

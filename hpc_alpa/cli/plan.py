@@ -37,6 +37,21 @@ def _method(context: click.Context, option: click.Parameter, value: str | None) 
     return value
 
 
+def _layers(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> str | tuple[int, ...] | None:
+    """`0,2-4` as (0, 2, 3, 4); words stay."""
+    if value is None or value in ("auto", "none", "all"):
+        return value
+    found: set[int] = set()
+    for part in value.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise click.BadParameter(f"{value!r} is none of auto, none, all, and names no layers")
+        found.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(found))
+
+
 @click.command()
 @options.script
 @options.machine
@@ -46,6 +61,7 @@ def _method(context: click.Context, option: click.Parameter, value: str | None) 
 )
 @click.option("--num-microbatches", type=click.IntRange(min=1), help="Default: searched.")
 @click.option("--schedule", type=click.Choice(["auto", *SCHEDULES]), help="Order of microbatches.")
+@click.option("--recompute", callback=_layers, help="auto, none, all, or layers: 0,1 or 0-3.")
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="Bytes of a device.")
 @click.option("--out", type=options.WRITE, help="Write the plan here.")
 @click.option("--frontier", "along", is_flag=True, help="Time against memory; a PNG beside --out.")

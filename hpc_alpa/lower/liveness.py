@@ -1,7 +1,8 @@
-"""Frees: a buffer goes after its last reader."""
+"""Frees: a buffer goes after the last kernel, or instruction, that touches it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -71,7 +72,7 @@ def place_frees(
     given: Sequence[str],
     kept: set[str],
 ) -> tuple[dict[str, Body], tuple[Instruction, ...], tuple[tuple[int, str], ...]]:
-    """Free names that only one body touches inside it, and the others after their last instruction.
+    """Free names after the kernel, or the instruction, that touches them last.
 
     Args:
         given: names of the program's inputs; one that this rank never reads goes at once.
@@ -101,9 +102,14 @@ def place_frees(
         for n in (*read, *written):
             if not (isinstance(i, Run) and _formal(n) in local[i.body]):
                 last[n] = k
+    taken = _last_touched_inside(instructions, {n: k for n, k in last.items() if n not in kept})
+    inside = {
+        name: _with_frees(b, taken[name]) if name in taken else b for name, b in inside.items()
+    }
     at_end: dict[int, list[str]] = {}
     for n, k in last.items():
-        if n not in kept:
+        i = instructions[k]
+        if n not in kept and not (isinstance(i, Run) and _formal(n) in taken.get(i.body, ())):
             at_end.setdefault(k, []).append(n)
     unread = tuple(n for n in given if n not in last and n not in kept)
     out: list[Instruction] = [Free(unread)] if unread else []
@@ -133,8 +139,43 @@ def _free_inside(body: Body, names: set[str]) -> Body:
         for n in (*k.inputs, k.output):
             if n in names and n in made and (n.endswith("@") or _once(body)):
                 last[n] = index
+    return _freed_at(body, last)
+
+
+def _last_touched_inside(
+    instructions: Sequence[Instruction], last: Mapping[str, int]
+) -> dict[str, set[str]]:
+    """For each body, its names of buffers from elsewhere that nothing touches after it.
+
+    A body is one text for all microbatches, so this must hold in each of them.
+
+    Args:
+        last: the last instruction that touches each buffer.
+    """
+    runs = Counter(i.body for i in instructions if isinstance(i, Run))
+    owners: dict[str, set[str]] = {}
+    for n, k in last.items():
+        i = instructions[k]
+        owners.setdefault(_formal(n), set()).add(i.body if isinstance(i, Run) else "")
+    found: dict[str, set[str]] = {}
+    for n, bodies in owners.items():
+        [owner, *others] = bodies
+        if owner and not others and (n.endswith("@") or runs[owner] == 1):
+            found.setdefault(owner, set()).add(n)
+    return found
+
+
+def _with_frees(body: Body, names: set[str]) -> Body:
+    last: dict[str, int] = {}
+    for index, k in enumerate(body.kernels):
+        last.update((n, index) for n in (*k.inputs, k.output) if n in names)
+    return _freed_at(body, last)
+
+
+def _freed_at(body: Body, last: Mapping[str, int]) -> Body:
+    """The body whose kernels also free the names whose last kernel they are."""
     kernels = [
-        replace(k, frees=tuple(n for n, i in last.items() if i == index))
+        replace(k, frees=(*k.frees, *(n for n, i in last.items() if i == index)))
         for index, k in enumerate(body.kernels)
     ]
     return Body(body.name, tuple(kernels))

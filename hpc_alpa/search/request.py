@@ -26,6 +26,9 @@ class Request:
         resharding: strategy of transfers between stages.
         layers: number of layers that stages are made of; None chooses.
         seconds: in which the choice program of a stage is solved.
+        recompute: marked layers (`hpc_alpa.layer`) that backward makes again: `none`, `all`, their
+            numbers, or `auto`, which looks for them where memory is short, and takes none with a
+            manual method.
     """
 
     graph: Graph
@@ -42,6 +45,7 @@ class Request:
     resharding: str = "send_recv"
     layers: int | None = None
     seconds: float = 60.0
+    recompute: str | tuple[int, ...] = "auto"
 
     @property
     def memory_limit(self) -> float:

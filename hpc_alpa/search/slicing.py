@@ -17,7 +17,15 @@ from hpc_alpa.schedule import SCHEDULES, peak_in_flight
 from hpc_alpa.search.layers import find_layers
 from hpc_alpa.search.request import Request
 from hpc_alpa.search.tables import Tables
-from hpc_alpa.step import BACKWARD, FORWARD, StageGraph, StepGraph, anchors, split_stages
+from hpc_alpa.step import (
+    BACKWARD,
+    FORWARD,
+    StageGraph,
+    StepGraph,
+    anchors,
+    recompute,
+    split_stages,
+)
 
 log = logging.getLogger(__name__)
 AXES = ("x", "y", "z")  # names of mesh axes that the search has laid out
@@ -40,11 +48,14 @@ class Slices:
     axes: tuple[tuple[str, ...], ...]
 
 
-def slice_stages(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[Slices]:
+def slice_stages(
+    request: Request, step: StepGraph, rules: RulesOn, again: tuple[int, ...] = ()
+) -> Iterator[Slices]:
     """Ways to slice the step: one stage on each logical shape; the best of each number of stages.
 
     Args:
         rules: mesh shape -> what the user's pins leave to choose from.
+        again: numbers of the marked layers that backward makes again.
     """
     devices = tuple(range(request.num_devices))
     # Costs that are no seconds speak of one stage alone.
@@ -53,7 +64,7 @@ def slice_stages(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[
         for shape in _shapes(request, request.num_devices):
             yield Slices((), (DeviceMesh(shape, devices),), (AXES[: len(shape)],))
     if request.num_devices > 1 and step.num_microbatches > 1 and request.cost.in_seconds:
-        yield from _pipelines(request, step, rules)
+        yield from _pipelines(request, step, rules, again)
 
 
 def _shapes(request: Request, n: int) -> list[tuple[int, ...]]:
@@ -77,11 +88,14 @@ def _sizes(request: Request) -> list[int]:
     return [k for k in inside + list(range(2 * width, n, width)) if k < n]
 
 
-def _pipelines(request: Request, step: StepGraph, rules: RulesOn) -> Iterator[Slices]:
+def _pipelines(
+    request: Request, step: StepGraph, rules: RulesOn, again: tuple[int, ...]
+) -> Iterator[Slices]:
     most = min(MOST_LAYERS, len(anchors(step)))
     if most < 2 and request.layers is None:
         return
     layers = find_layers(step, request.cost, request.layers or most)
+    step = recompute(step, again, layers.starts[1:])
     stages = split_stages(step, layers.starts[1:])
     meshes = [
         DeviceMesh(shape, tuple(range(n))) for n in _sizes(request) for shape in _shapes(request, n)

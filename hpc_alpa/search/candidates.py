@@ -1,0 +1,144 @@
+"""[Request] -> [Candidate]: microbatches, schedule, stages, meshes, layers that are made again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.errors import PlanError
+from hpc_alpa.plan.methods import Method
+from hpc_alpa.schedule import SCHEDULES
+from hpc_alpa.search.layers import find_layers
+from hpc_alpa.search.pins import pinned
+from hpc_alpa.search.request import Request
+from hpc_alpa.search.slicing import Slices, slice_stages
+from hpc_alpa.step import BACKWARD, StepGraph, marked_layers, split_batch
+
+Layers = tuple[int, ...]  # numbers of marked layers
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to lay the step out, before its equations have strategies.
+
+    Attributes:
+        cuts: where stages start among the forward equations.
+        meshes: one per stage, on devices in order.
+        recompute: numbers of the marked layers that backward makes again.
+    """
+
+    num_microbatches: int
+    schedule: str
+    cuts: tuple[int, ...]
+    meshes: tuple[DeviceMesh, ...]
+    axes: tuple[tuple[str, ...], ...]
+    recompute: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        meshes = " ".join("x".join(map(str, m.shape)) for m in self.meshes)
+        again = f" recompute={list(self.recompute)}" if self.recompute else ""
+        cuts = list(self.cuts)
+        return f"B={self.num_microbatches} {self.schedule} cuts={cuts} meshes {meshes}{again}"
+
+
+def steps(request: Request, method: Method | None) -> tuple[StepGraph, ...]:
+    """The step in each number of microbatches to try, nothing recomputed.
+
+    All at once: where their number is part of the model's meaning, this raises before the search.
+    """
+    return tuple(
+        split_batch(request.graph, request.batch, n, request.renewed)
+        for n in _microbatches(request, method)
+    )
+
+
+def candidates(
+    request: Request, method: Method | None, step: StepGraph, again: Layers
+) -> Iterator[Candidate]:
+    """Ways to lay a step out.
+
+    Args:
+        again: layers that backward makes again in each of them.
+    """
+    for s in _slices(request, method, step, again):
+        for schedule in _schedules(request):
+            n = step.num_microbatches
+            yield Candidate(n, schedule, s.cuts, s.meshes, s.axes, again)
+
+
+def recomputed(request: Request, method: Method | None, step: StepGraph) -> tuple[Layers, Layers]:
+    """Layers that every candidate makes again, and those that one may where memory is short.
+
+    Raises:
+        PlanError: the request names none of the choices, or asks for all of no marked layers.
+    """
+    asked = request.recompute
+    if not isinstance(asked, str):
+        return tuple(sorted(set(asked))), ()
+    known = marked_layers(step.graph)
+    if asked == "auto":
+        trains = any(e.phase == BACKWARD for e in step.graph.eqns)
+        return (), known if method is None and trains else ()
+    if asked == "all":
+        if not known:
+            raise PlanError(
+                "recompute='all' has no layers: no layer of the model is marked. Write `with "
+                "hpc_alpa.layer(k):` around each layer of its forward pass"
+            )
+        return known, ()
+    if asked != "none":
+        raise PlanError(
+            f"recompute={asked!r} is no choice; there are 'auto', 'none', 'all', or the numbers of "
+            "marked layers"
+        )
+    return (), ()
+
+
+def _microbatches(request: Request, method: Method | None) -> list[int]:
+    """The numbers of microbatches to try, rising."""
+    if request.num_microbatches is not None:
+        return [request.num_microbatches]
+    rows = min((v.type.shape[0] for v in request.batch if v.type.shape), default=1)
+
+    def divisor(most: int) -> int:
+        """The largest number of microbatches that the batch divides into, up to `most`."""
+        return max(b for b in range(1, most + 1) if rows % b == 0)
+
+    if not request.cost.in_seconds:
+        return [1]
+    if method is not None:
+        # Enough microbatches to fill the pipeline, where the batch allows it.
+        return [divisor(1 if method.stages == 1 else 4 * method.stages)]
+    # A pipeline over all devices is 50 to 80 % full with as many microbatches, or twice as many;
+    # more of them hold less at once.
+    times = (1, 2) if request.memory is None else (1, 2, 4, 8)
+    return sorted({1, *(divisor(k * request.num_devices) for k in times)})
+
+
+def _schedules(request: Request) -> list[str]:
+    if request.schedule != "auto":
+        if request.schedule not in SCHEDULES:
+            raise PlanError(
+                f"there is no schedule {request.schedule!r}; there are {', '.join(SCHEDULES)}"
+            )
+        return [request.schedule]
+    # With one stage all schedules are the same; with more, 1F1B holds less and takes as long.
+    return ["1f1b"]
+
+
+def _slices(
+    request: Request, method: Method | None, step: StepGraph, again: Layers
+) -> Iterator[Slices]:
+    if method is None:
+        rules = functools.partial(pinned, step.graph, request.pins)
+        yield from slice_stages(request, step, rules, again)
+        return
+    layers = find_layers(step, request.cost, method.stages)
+    per_stage = method.num_devices // method.stages
+    meshes = tuple(
+        DeviceMesh(method.mesh_shape, tuple(range(s * per_stage, (s + 1) * per_stage)))
+        for s in range(method.stages)
+    )
+    yield Slices(layers.starts[1:], meshes, (method.axis_names,) * method.stages)
