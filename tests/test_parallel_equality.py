@@ -94,19 +94,24 @@ def require_method(method: str, found: Outcome) -> None:
         assert found.messages > 0
 
 
+# The last column: layers that backward makes again.
 MPI_CASES = [
-    ("dp2", 2, "float64", "1f1b", 1, "send_recv"),
-    ("tp2", 2, "float32", "1f1b", 1, "send_recv"),
-    ("pp2", 2, "float64", "1f1b", 4, "send_recv"),
-    ("dp3", 3, "float64", "1f1b", 1, "send_recv"),
-    ("pp3", 3, "float32", "gpipe", 4, "send_recv"),
-    ("dp2tp2", 4, "float64", "1f1b", 2, "send_recv"),
-    ("dp2pp2", 4, "float64", "1f1b", 4, "broadcast"),
-    ("dp1", 1, "float64", "1f1b", 1, "send_recv"),
+    ("dp2", 2, "float64", "1f1b", 1, "send_recv", "none"),
+    ("tp2", 2, "float32", "1f1b", 1, "send_recv", "none"),
+    ("pp2", 2, "float64", "1f1b", 4, "send_recv", "none"),
+    ("dp3", 3, "float64", "1f1b", 1, "send_recv", "all"),
+    ("pp3", 3, "float32", "gpipe", 4, "send_recv", "none"),
+    ("dp2tp2", 4, "float64", "1f1b", 2, "send_recv", "0"),
+    ("dp2pp2", 4, "float64", "1f1b", 4, "broadcast", "all"),
+    ("dp1", 1, "float64", "1f1b", 1, "send_recv", "none"),
+    ("dp1", 1, "float64", "1f1b", 2, "send_recv", "all"),
+    ("pp2", 2, "float64", "1f1b", 4, "send_recv", "0"),
 ]
 
 
-@pytest.mark.parametrize(("method", "ranks", "dtype", "schedule", "slots", "resharding"), MPI_CASES)
+@pytest.mark.parametrize(
+    ("method", "ranks", "dtype", "schedule", "slots", "resharding", "layers"), MPI_CASES
+)
 def test_mpi(
     mpiexec,  # type: ignore[no-untyped-def]
     tmp_path: Path,
@@ -116,9 +121,10 @@ def test_mpi(
     schedule: str,
     slots: int,
     resharding: str,
+    layers: str,
 ) -> None:
     out = tmp_path / "out.json"
-    arguments = [method, dtype, schedule, str(slots), resharding, str(out)]
+    arguments = [method, dtype, schedule, str(slots), resharding, str(out), layers]
     done = mpiexec(ranks, [str(SCRIPT), *arguments], timeout=240)
     assert done.returncode == 0, done.stderr
     data = json.loads(out.read_text())

@@ -2,7 +2,7 @@
 
 Run by tests on threads, and as a script under mpiexec:
 
-    mpiexec -n 2 python tests/helpers/equality.py dp2 float64 1f1b 1 send_recv out.json
+    mpiexec -n 2 python tests/helpers/equality.py dp2 float64 1f1b 1 send_recv out.json none
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def digest(weights: dict[str, np.ndarray]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    method, dtype, schedule, slots, resharding, out = arguments
+    method, dtype, schedule, slots, resharding, out, layers = arguments
     from hpc_alpa.runtime.launch import init
 
     world = init()
@@ -117,6 +117,7 @@ def main(arguments: list[str]) -> None:
         schedule=schedule,
         num_microbatches=int(slots),
         resharding=resharding,
+        recompute=[int(k) for k in layers.split(",")] if layers[0].isdigit() else layers,
     )
     if world.rank == 0:
         np.savez(Path(out).with_suffix(".npz"), **found.weights)  # type: ignore[arg-type]
