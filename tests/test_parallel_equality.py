@@ -104,7 +104,6 @@ MPI_CASES = [
     ("dp2tp2", 4, "float64", "1f1b", 2, "send_recv", "0"),
     ("dp2pp2", 4, "float64", "1f1b", 4, "broadcast", "all"),
     ("dp1", 1, "float64", "1f1b", 1, "send_recv", "none"),
-    ("dp1", 1, "float64", "1f1b", 2, "send_recv", "all"),
     ("pp2", 2, "float64", "1f1b", 4, "send_recv", "0"),
 ]
 

@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from hpc_alpa.api import ParallelStep, fetch, parallelize
 from hpc_alpa.cli import main
 from hpc_alpa.errors import InfeasibleError, PlanError
-from hpc_alpa.models import AdamW, GPTConfig, MLPConfig, adamw, gpt, mlp
+from hpc_alpa.models import SGD, GPTConfig, MLPConfig, gpt, mlp, sgd
 from hpc_alpa.plan.diff import Differs, diff
 from hpc_alpa.plan.plan import Plan
 from hpc_alpa.pytree import flatten
 from tests.helpers.equality import cluster, planned_collectives
 from tests.test_cli_commands import CLUSTER
 
-OPTIMIZER = adamw(AdamW(learning_rate=1e-2))
+OPTIMIZER = sgd(SGD(0.1))
 CONFIG = GPTConfig(
     layers=3, hidden=16, heads=2, sequence=16, vocabulary=32, dropout=0.1, dtype="float64"
 )
@@ -65,10 +65,8 @@ def require_equal(step: ParallelStep) -> None:
 
 
 CASES = [  # method, ranks, microbatches, layers
-    ("dp1", 1, 2, (0,)),
     ("dp2pp2", 4, 4, "all"),
     ("pp2", 2, 4, (0,)),
-    ("pp2", 2, 4, "all"),
     ("pp3", 3, 2, "all"),  # its stages end inside layers
     ("tp2", 2, 2, (0, 2)),
     ("tp2sp", 2, 1, "all"),
@@ -162,10 +160,10 @@ def test_what_cannot_be_recomputed_is_named() -> None:
 SCRIPT = """
 import numpy as np
 import hpc_alpa
-from hpc_alpa.models import AdamW, GPTConfig, adamw, gpt
+from hpc_alpa.models import SGD, GPTConfig, gpt, sgd
 
 config = GPTConfig(layers=3, hidden=8, heads=2, sequence=8, vocabulary=16)
-optimizer = adamw(AdamW())
+optimizer = sgd(SGD())
 step = hpc_alpa.parallelize(gpt.train_step(config, optimizer))
 tokens = np.zeros((8, 8), "int32")
 step(step.create(gpt.init(config, optimizer), 0), {"tokens": tokens, "targets": tokens})
