@@ -40,7 +40,7 @@ def planned(method: str = "auto", ranks: int = 1, **options: Any) -> ParallelSte
     )  # fmt: skip
 
 
-def trained(step: ParallelStep) -> tuple[list[float], list[np.ndarray]]:
+def trained(step: ParallelStep) -> tuple[list[float], tuple[Any, ...]]:
     """Losses and parameters of two steps."""
     state, losses = step.create(gpt.init(CONFIG, OPTIMIZER), 3), []
     for k in range(2):
@@ -51,7 +51,7 @@ def trained(step: ParallelStep) -> tuple[list[float], list[np.ndarray]]:
 
 
 @functools.cache
-def one_rank() -> tuple[ParallelStep, list[float], list[np.ndarray]]:
+def one_rank() -> tuple[ParallelStep, list[float], tuple[Any, ...]]:
     step = planned("dp1", num_microbatches=1)
     return step, *trained(step)
 
@@ -147,10 +147,10 @@ def test_what_cannot_be_recomputed_is_named() -> None:
             trained(planned("dp1", recompute=layers))
     x = np.zeros((4, 8), "float32")
     config = MLPConfig(2, 8)
-    for layers in ("all", (0,)):
+    for asked in ("all", [0]):
         step = parallelize(
             mlp.train_step(OPTIMIZER), method="dp1", backend="local", cluster=cluster(1),
-            costs="analytic", recompute=layers,
+            costs="analytic", recompute=asked,
         )  # fmt: skip
         with pytest.raises(PlanError, match=r"no layer of the model is marked.*hpc_alpa\.layer"):
             step.prepare(mlp.init(config, OPTIMIZER)(0), {"x": x, "y": x})
