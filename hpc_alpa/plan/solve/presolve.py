@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from hpc_alpa.errors import InfeasibleError
@@ -176,10 +177,17 @@ def _choice_nbytes(problem: Problem, node_of: IntArray) -> list[FloatArray]:
     """Bytes [row, choice] of each group in the memory rows."""
     nbytes = [np.zeros((0, 1))] * (int(node_of.max()) + 1)
     if problem.rows:
-        columns = problem.bytes_of_term
-        for node, group in enumerate(node_of.tolist()):
-            own = columns[:, problem.choice_terms(node)].toarray()
-            nbytes[group] = nbytes[group] + own if nbytes[group].size else own
+        sizes = np.zeros(len(nbytes), np.int64)
+        sizes[node_of] = np.diff(problem.choice_offset)
+        start = np.concatenate([[0], np.cumsum(sizes)])
+        owner, place = ragged(sizes[node_of])
+        column = start[node_of[owner]] + place
+        term = np.arange(len(column))
+        group_of = (np.ones(len(column)), (term, column))
+        to_group = scipy.sparse.csr_array(group_of, (len(column), int(start[-1])))
+        nbytes = np.split(
+            (problem.row_matrix[:, : len(column)] @ to_group).toarray(), start[1:-1], 1
+        )
     if problem.live is not None:
         for node, own in _live_nbytes(problem, problem.live):
             known = nbytes[node_of[node]]
@@ -358,11 +366,14 @@ def _renumber(
     group = node_of[owner]
     choice = np.concatenate(choices_of)[bare.choice_offset[group] + place]
     new_term[problem.choice_offset[owner] + choice] = bare.choice_offset[group] + place
+    kinds = np.arange(len(Window) + 1)[:, None]  # the copy of each window, and the held one
+    ends = (problem, bare)
+    steps = [p.choice_offset[-1] + kinds * p.cell_offset[-1] for p in ends]
     for old, new, made, wanted in classes:
-        cells = np.ix_(made, wanted)
-        for window in Window:
-            new_term[problem.copy_terms(old, window)[cells]] = bare.copy_terms(new, window)
-        new_term[problem.held_terms(old)[cells]] = bare.held_terms(new)
+        size, start = len(made) * len(wanted), bare.cell_offset[new]
+        place = made[:, None] * problem.values[old].conversion.shape[1] + wanted
+        cells = problem.cell_offset[old] + place.ravel()
+        new_term[steps[0] + cells] = steps[1] + np.arange(start, start + size)
     rows = []
     for row in problem.rows:
         terms = new_term[row.terms]

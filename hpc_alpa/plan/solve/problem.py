@@ -339,12 +339,13 @@ class Problem:
         priced[self.row_matrix.indices[self.row_matrix.data > 0]] = True
         if self.live is not None:
             priced[self.live.term[self.live.nbytes > 0]] = True
-        for k, first in enumerate(self.holds):
-            if k != first:
-                priced[self.held_terms(first)] |= priced[self.held_terms(k)]
-        for k, first in enumerate(self.holds):
-            if k != first:
-                priced[self.held_terms(k)] = priced[self.held_terms(first)]
+        held = priced[self.num_terms - int(self.cell_offset[-1]) :]
+        if held.any():
+            value, place = ragged(np.diff(self.cell_offset))
+            together = self.cell_offset[np.array(self.holds, np.int64)[value]] + place
+            some = np.zeros(len(held), np.bool_)
+            some[together[held]] = True
+            held[:] = some[together]
         return priced
 
 
