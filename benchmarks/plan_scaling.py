@@ -1,9 +1,11 @@
 """Seconds of planning a GPT on one mesh, by phase, against its number of layers.
 
     python benchmarks/plan_scaling.py --layers 12,24,48,96 --microbatches 8,64 --out scaling
+    python benchmarks/plan_scaling.py --share 0.5        # of the bytes of the fastest plan
 
 Everything is planned: forward, backward and update, every operator in the graph, on one process
-and without a device. Prints a table, writes DIR/plan_scaling.json and DIR/plan_scaling.png.
+and without a device. Under a share, the plan without a limit is made first and is not timed.
+Prints a table, writes DIR/plan_scaling.json and DIR/plan_scaling.png.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ from hpc_alpa.api.compile import Step, trace_step
 from hpc_alpa.api.step import parallelize
 from hpc_alpa.cluster import Cluster, DeviceMesh
 from hpc_alpa.cost import AnalyticCost
+from hpc_alpa.ir.graph import Eqn
 from hpc_alpa.models import AdamW, GPTConfig, adamw, gpt
 from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.pricing import Pricing
+from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.report.plots import figure as fig
 from hpc_alpa.report.tables import show, table
 from hpc_alpa.report.units import nbytes_text, seconds_text
+from hpc_alpa.sharding import Strategy
 from hpc_alpa.step import split_batch, split_stages
 
 PHASES = ("trace", "split", "strategies and costs", "solve", "decode")
@@ -42,7 +47,9 @@ class Result:
     """One plan.
 
     Attributes:
-        choices: strategies of all equations together.
+        choices: strategies of all equations together: the space.
+        memory: bytes of a device that were allowed; None for any.
+        sequence_dims: whether the sequence was among what may be split.
         seconds: by phase.
         step_seconds, bound: of the choice program, as the cost model counts.
     """
@@ -59,6 +66,8 @@ class Result:
     gap: float
     held_bytes: float
     memory_rows: int
+    memory: float | None
+    sequence_dims: bool
 
     @property
     def total(self) -> float:
@@ -89,7 +98,29 @@ def traced(config: GPTConfig, rows: int, cluster: Cluster) -> Step:
     return trace_step(function, given.examples(), len(given.parts[0]), given.trees[0], False)
 
 
+def without(extent: int) -> Restrictions:
+    """No dim of this many elements is split."""
+
+    def allowed(e: Eqn, strategy: Strategy) -> bool:
+        ends = zip((*e.inputs, e.output), (*strategy.inputs, strategy.output), strict=True)
+        return not any(
+            axes and n == extent
+            for v, spec in ends
+            for axes, n in zip(spec.dims, v.type.shape, strict=True)
+        )
+
+    return Restrictions(allowed)
+
+
 def planned(layers: int, microbatches: int, o: argparse.Namespace) -> Result:
+    """Plan one model under the limit that was asked for."""
+    if o.share is None:
+        return plan(layers, microbatches, o, o.memory)
+    fastest = plan(layers, microbatches, o, None)
+    return plan(layers, microbatches, o, o.share * fastest.held_bytes)
+
+
+def plan(layers: int, microbatches: int, o: argparse.Namespace, memory: float | None) -> Result:
     """Plan one model."""
     cluster = Cluster.preset(o.cluster)
     config = GPTConfig(layers, o.hidden, o.heads, o.sequence, o.vocabulary, 0.0, "float32")
@@ -101,7 +132,9 @@ def planned(layers: int, microbatches: int, o: argparse.Namespace) -> Result:
     [stage] = split_stages(divided, ())
     lap("split")
     mesh = DeviceMesh(o.mesh, tuple(range(math.prod(o.mesh))))
-    program = IntraOp(divided, stage, Pricing.on(mesh, AnalyticCost(cluster)), memory=o.memory)
+    pricing = Pricing.on(mesh, AnalyticCost(cluster))
+    rules = Restrictions() if o.sequence_dims else without(o.sequence)
+    program = IntraOp(divided, stage, pricing, rules, memory=memory)
     problem = program.problem()
     lap("strategies and costs")
     solution = program.solve(Options(relative_gap=o.gap, seconds=o.seconds))
@@ -111,7 +144,7 @@ def planned(layers: int, microbatches: int, o: argparse.Namespace) -> Result:
     return Result(
         layers, microbatches, o.mesh, len(stage.graph.eqns), sum(map(len, problem.costs)),
         lap.seconds, solution.status, solution.objective, solution.bound, solution.gap,
-        program.held_bytes(solution), program.num_memory_rows,
+        program.held_bytes(solution), program.num_memory_rows, memory, o.sequence_dims,
     )  # fmt: skip
 
 
@@ -152,7 +185,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--sequence", type=int, default=1024)
     p.add_argument("--vocabulary", type=int, default=51200)
     p.add_argument("--batch", type=int, default=1024)
-    p.add_argument("--memory", type=float, metavar="BYTES", help="of a device; default: no limit")
+    limit = p.add_mutually_exclusive_group()
+    limit.add_argument("--memory", type=float, metavar="BYTES", help="of a device; default: any")
+    limit.add_argument("--share", type=float, metavar="X", help="of what the fastest plan holds")
+    p.add_argument("--no-sequence", dest="sequence_dims", action="store_false",
+                   help="never split the sequence")  # fmt: skip
     p.add_argument("--gap", type=float, default=1e-3, help="proven gap at which to stop")
     p.add_argument("--seconds", type=float, default=120, help="most for one solution")
     p.add_argument("--out", type=Path, metavar="DIR")
@@ -166,11 +203,12 @@ def main(o: argparse.Namespace) -> None:
     if o.json:
         print(json.dumps(data, indent=1))
     else:
-        names = ("layers", "microbatches", "choices", *PHASES, "total", "gap", "memory")
+        names = ("layers", "microbatches", "choices", *PHASES, "total", "gap", "memory", "allowed")
         rows = [
             [str(r.layers), str(r.microbatches), f"{r.choices:,}"]
             + [seconds_text(r.seconds[p]) for p in PHASES]
             + [seconds_text(r.total), f"{100 * r.gap:.2g} %", nbytes_text(r.held_bytes)]
+            + ["any" if r.memory is None else nbytes_text(r.memory)]
             for r in results
         ]
         title = f"planning on {'x'.join(map(str, o.mesh))} of {o.cluster}"

@@ -36,5 +36,22 @@ def test_every_phase_is_timed_and_every_plan_proven(
         assert r["total"] == pytest.approx(sum(r["seconds"].values()))
         assert r["status"] == "optimal" and r["bound"] <= r["step_seconds"]
     assert found[1]["equations"] > found[0]["equations"]
+    assert all(r["memory"] is None and r["sequence_dims"] for r in found)
     assert json.loads((tmp_path / "plan_scaling.json").read_text()) == found
     assert (tmp_path / "plan_scaling.png").stat().st_size > 5_000
+
+
+def test_a_share_of_the_bytes_binds_and_the_sequence_stays_whole(
+    scaling: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = "--hidden 64 --heads 4 --sequence 16 --vocabulary 128 --batch 64".split()
+    options = ["--layers", "2", "--microbatches", "2", "--mesh", "2x2", *sizes]
+    options += ["--share", "0.8", "--no-sequence", "--json"]
+    scaling.main(scaling.parse(options))
+    [limited] = json.loads(capsys.readouterr().out)
+    assert limited["held_bytes"] <= limited["memory"] and limited["memory_rows"] > 0
+    scaling.main(scaling.parse([*options[:-4], "--json"]))
+    [free] = json.loads(capsys.readouterr().out)
+    assert limited["choices"] < free["choices"]
+    assert limited["memory"] == pytest.approx(0.8 * free["held_bytes"], rel=0.2)
+    assert limited["step_seconds"] >= free["step_seconds"]

@@ -182,9 +182,8 @@ def _choice_nbytes(problem: Problem, node_of: IntArray) -> list[FloatArray]:
         start = np.concatenate([[0], np.cumsum(sizes)])
         owner, place = ragged(sizes[node_of])
         column = start[node_of[owner]] + place
-        term = np.arange(len(column))
-        group_of = (np.ones(len(column)), (term, column))
-        to_group = scipy.sparse.csr_array(group_of, (len(column), int(start[-1])))
+        ones = (np.ones(len(column)), (np.arange(len(column)), column))
+        to_group = scipy.sparse.csr_array(ones, (len(column), int(start[-1])))
         nbytes = np.split(
             (problem.row_matrix[:, : len(column)] @ to_group).toarray(), start[1:-1], 1
         )
