@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,19 @@ def test_the_search_recomputes_as_few_layers_as_fit() -> None:
         trained(planned(num_microbatches=1, memory=0.85 * kept, recompute="none"))
     with pytest.raises(InfeasibleError):
         trained(planned(num_microbatches=1, memory=0.1 * kept))
+
+
+def test_nothing_is_recomputed_where_no_number_of_layers_can_gain(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The limit binds, but what it costs is less than the first layer would."""
+    kept = max(one_rank()[0].plan.predicted["peak_bytes"])
+    step = planned(ranks=2, num_microbatches=1, memory=0.53 * kept)
+    with caplog.at_level(logging.INFO, "hpc_alpa.search"):
+        trained(step)
+    assert step.plan.recompute == () and "s to gain, layers cost" in caplog.text
+    assert "recompute=" not in caplog.text
+    assert max(step.plan.predicted["peak_bytes"]) <= 0.53 * kept
 
 
 def test_a_manual_method_recomputes_only_when_asked() -> None:

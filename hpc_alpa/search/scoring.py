@@ -70,6 +70,14 @@ def score(request: Request, method: Method | None, step: StepGraph, candidate: C
     )
 
 
+def least_objective(
+    request: Request, method: Method | None, step: StepGraph, candidate: Candidate
+) -> float:
+    """Seconds that no plan of a candidate is below, with any memory: a bound of its programs."""
+    programs = stage_programs(request, step, candidate, None, method)
+    return sum(program.solve(Options(seconds=request.seconds)).bound for program in programs)
+
+
 def _plan(
     request: Request,
     method: Method | None,

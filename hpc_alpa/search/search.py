@@ -15,13 +15,14 @@ from dataclasses import replace
 from hpc_alpa.errors import HpcAlpaError, InfeasibleError, PlanError
 from hpc_alpa.plan.methods import Method, parse_method
 from hpc_alpa.plan.plan import Plan
-from hpc_alpa.search.candidates import Candidate, candidates, recomputed, steps
+from hpc_alpa.search.candidates import Candidate, Layers, candidates, recomputed, steps
 from hpc_alpa.search.request import Request
-from hpc_alpa.search.scoring import Scored, score
+from hpc_alpa.search.scoring import Scored, least_objective, score
 from hpc_alpa.step import StepGraph, recompute
 
 log = logging.getLogger(__name__)
 BISECTIONS = 4  # of the number of layers that are recomputed
+SHARE = 0.25  # of the time for a choice program, to find the number with: a plan is in hand
 MOST_GAINED = 0.75  # of a step's seconds is left, were nothing recomputed
 
 
@@ -67,7 +68,7 @@ class _Tried:
         self.best_again: tuple[float, StepGraph, Candidate] | None = None
 
     def all_of(self, step: StepGraph) -> None:
-        """A step's candidates, and the same with all layers made again where memory is short.
+        """A step's candidates, and the same with layers made again where memory is short.
 
         Elsewhere recomputation only costs time: without it the program has the same choices.
         """
@@ -75,7 +76,35 @@ class _Tried:
         for candidate in candidates(self.request, self.method, step, always):
             short = self.plan(step, candidate)
             if perhaps and short:
-                self.again(step, replace(candidate, recompute=perhaps))
+                layers = perhaps[: self.most_layers(step, candidate, perhaps)]
+                if layers:
+                    self.again(step, replace(candidate, recompute=layers))
+
+    def most_layers(self, step: StepGraph, candidate: Candidate, layers: Layers) -> int:
+        """How many first layers may be made again at a gain.
+
+        More memory gains at most what the objective of the plan is above that of unlimited memory,
+        and each layer costs its share of what all of them cost there. A step takes as long as its
+        busiest stage, which has at least the mean of the stages.
+        """
+        found = self.done[candidate]
+        if found is None and self.best is None:
+            return len(layers)
+        free = self.least(step, candidate)
+        if self.best is not None and free > self.best.seconds * len(candidate.meshes):
+            log.info("candidate %s: at least %.6f s with any memory", candidate, free)
+            return 0
+        if found is None:
+            return len(layers)
+        again = self.least(step, replace(candidate, recompute=layers))
+        gain, costs = found.plan.solver["objective"] - free, again - free
+        log.info("candidate %s: %.6f s to gain, layers cost %.6f s", candidate, gain, costs)
+        return len(layers) if costs <= gain else int(len(layers) * gain / costs)
+
+    def least(self, step: StepGraph, candidate: Candidate) -> float:
+        """What the objective of a candidate is at least, with any memory."""
+        again = recompute(step, candidate.recompute, candidate.cuts)
+        return least_objective(self.request, self.method, again, candidate)
 
     def recomputed_pipelines(self, step: StepGraph) -> None:
         """Candidates that are sliced for layers that are all made again."""
@@ -101,7 +130,7 @@ class _Tried:
                 return
             count = (fewest + enough) // 2
             less = replace(candidate, recompute=candidate.recompute[:count])
-            self.plan(step, less)
+            self.plan(step, less, self.request.seconds * SHARE)
             found = self.done[less]
             if found is not None and found.seconds <= seconds:
                 enough, seconds = count, found.seconds
@@ -109,22 +138,24 @@ class _Tried:
                 fewest = count
 
     def again(self, step: StepGraph, candidate: Candidate) -> None:
-        """Plan a candidate with all layers made again."""
+        """Plan a candidate that makes layers again."""
         self.plan(step, candidate)
         found = self.done[candidate]
         if found is not None and (self.best_again is None or found.seconds < self.best_again[0]):
             self.best_again = found.seconds, step, candidate
 
-    def plan(self, step: StepGraph, candidate: Candidate) -> bool:
+    def plan(self, step: StepGraph, candidate: Candidate, seconds: float | None = None) -> bool:
         """Plan a candidate; whether more memory would have helped.
 
         Args:
             step: with nothing recomputed.
+            seconds: for each of its choice programs; None takes the request's.
         """
+        request = self.request if seconds is None else replace(self.request, seconds=seconds)
         self.done[candidate] = None
         try:
             again = recompute(step, candidate.recompute, candidate.cuts)
-            found = score(self.request, self.method, again, candidate)
+            found = score(request, self.method, again, candidate)
         except HpcAlpaError as error:
             log.info("candidate %s: %s", candidate, error)
             self.failures.append(error)
