@@ -209,6 +209,26 @@ def test_search_equals_enumeration(
     assert proven >= (60 if entries == 0 else 80)
 
 
+def test_a_gap_is_closed_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages that stop below the optimum go on with only a part of the gap to look into."""
+    monkeypatch.setattr(prune, "_ENTRIES", 0)
+    gained = proven = 0
+    for seed in (3, 6, 8):
+        problem = grid(8, 4, np.random.default_rng(seed), 0.1)
+        found = prune.search(problem, 1e-9, 5.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(prune, "_FIRST_PART", 0.0)
+            alone = prune.search(problem, 1e-9, 5.0)
+        best = highs.solve(problem).objective
+        assert alone.best is not None and found.best is not None
+        objective = evaluate(problem, found.best).objective
+        assert alone.bound <= found.bound + 1e-9 <= best + 2e-9 * best
+        assert best <= objective + 1e-9 <= evaluate(problem, alone.best).objective + 2e-9
+        gained += found.bound > alone.bound + 1e-9
+        proven += found.bound >= objective - 1e-9 and alone.bound < found.bound - 1e-9
+    assert gained >= 2 and proven >= 1
+
+
 @pytest.mark.parametrize("forbidden", [0.0, 0.1])
 def test_wide_programs_equal_the_integer_program(forbidden: float) -> None:
     """Seven by seven, six choices: messages and pruning, and HiGHS for what they leave."""

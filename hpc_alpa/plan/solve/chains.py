@@ -9,6 +9,7 @@ Networks are nearly chains, so that most of their nodes go, and messages have a 
 of a star stay until it comes apart.
 """
 
+import copy
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -39,6 +40,13 @@ class Chains:
         self._choices: list[IntArray] = [np.arange(len(c)) for c in program.node]
         self._num_choices = [len(c) for c in program.node]
         self._steps: list[Step] = []
+
+    def copy(self) -> "Chains":
+        """Another one that changes on its own."""
+        other = copy.copy(self)
+        other.program = self.program.copy()
+        other.left, other._choices, other._steps = [*self.left], [*self._choices], [*self._steps]
+        return other
 
     def restrict(self, alive: Sequence[NDArray[np.bool_]]) -> None:
         """Drop choices: `alive` has a mask for each node in `left`."""

@@ -9,7 +9,7 @@ paid costs C[produced, t], and a reader that needs t excludes 0.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,12 @@ class Pairwise:
         for a in self.pair[v]:
             del self.pair[a][v]
         self.pair[v] = {}
+
+    def copy(self) -> "Pairwise":
+        """Another one that changes on its own; they share the arrays, which nobody changes."""
+        pair = [dict(pairs) for pairs in self.pair]
+        stars = [replace(s, classes=[*s.classes], charge=[*s.charge]) for s in self.stars]
+        return Pairwise([*self.node], pair, self.constant, [*self.place], stars)
 
     def seconds(self, choices: Sequence[int]) -> float:
         """The objective of one choice per node."""

@@ -1,12 +1,14 @@
 """The first road without memory rows: bound by messages, drop what is above, eliminate the rest.
 
     messages      a lower bound, and for each choice that of every assignment with it
-    rounding      each pass gives an assignment; descent improves one of each round
+    rounding      passes give assignments; descent improves one where nothing moves any more
     pruning       choices whose bound is above the best objective are dropped
     elimination   exact, as soon as what is left is narrow enough
+    parts         where that does not end, the same for assignments in the lowest part of the gap
+                  alone: far fewer choices are left, and finding none raises the bound by the part
 
-All three are exact, so that where the elimination ends, or the bound meets the objective, the
-optimum is proven; else the bound, the best assignment, and the choices that a better one may have.
+All are exact, so that where the elimination ends, or the bound meets the objective, the optimum is
+proven; else the bound, the best assignment, and the choices that a better one may have.
 """
 
 import math
@@ -27,7 +29,7 @@ _PASSES = (4, 8, 16)  # there and back, in the first rounds, and in each after t
 _ENTRIES = 2**24  # of all tables together, up to which elimination is faster than more messages
 _SHRUNK = 0.75  # of the choices, from which on the program is written anew
 _STALLED, _PATIENCE = 0.02, 4  # rounds that close less of the gap than this end the search
-_WORTH = 0.3  # gap of a rounding up to which descent is worth its time
+_FIRST_PART, _LEAST_PART = 0.25, 0.02  # of the gap that is left, to look into alone
 _ROUNDING = 1e-9
 
 
@@ -50,30 +52,68 @@ class Pruned:
 def search(problem: Problem, relative_gap: float, seconds: float) -> Pruned:
     """The best assignment of a problem without ties and rows, and its bound, within the time."""
     end = time.perf_counter() + seconds
-    state = _State(problem, relative_gap)
-    while True:
-        state.round(end)
-        if state.proven or state.eliminate():
-            break
-        last = state.stalled or time.perf_counter() > end
-        state.prune(1.0 if last else _SHRUNK)
-        if last:
-            break
+    state = _State(problem, relative_gap, Chains(pairwise(problem, stars=True)))
+    state.run(end)
+    part = _FIRST_PART
+    while not state.proven and part > _LEAST_PART and time.perf_counter() < end:
+        part = min(2 * part, 1.0) if state.probe(part, end) else part / 4
     return state.result()
 
 
 class _State:
-    """What is left of the program, the best assignment and the bound, so far."""
+    """What is left of the program, the best assignment and the bound, so far.
 
-    def __init__(self, problem: Problem, relative_gap: float) -> None:
+    Args:
+        chains: the program, which is changed.
+        target: only assignments of fewer seconds are looked for.
+    """
+
+    def __init__(
+        self, problem: Problem, relative_gap: float, chains: Chains, target: float = math.inf
+    ) -> None:
         self._problem, self._gap = problem, max(relative_gap, _ROUNDING)
-        self._chains = Chains(pairwise(problem, stars=True))
+        self._chains = chains
         self._chains.reduce()
         self._new_messages()
         self._best: Assignment | None = None
-        self._objective = math.inf
+        self._last: list[int] | None = None  # choices found last, better or not
+        self._objective = target
         self._bound = -math.inf
         self._rounds = self._idle = 0
+
+    def run(self, end: float) -> None:
+        """Rounds, until the gap is closed, or nothing moves, or the time is over."""
+        descended = False
+        while True:
+            self.round(end)
+            if self.proven or (self._rounds > 1 and self.eliminate()):
+                return
+            late = time.perf_counter() > end
+            if self.stalled and not descended and not late:
+                descended = True
+                if self.descend():
+                    self._idle = 0
+            last = late or self.stalled
+            self.prune(1.0 if last else _SHRUNK)
+            if last:
+                return
+
+    def probe(self, part: float, end: float) -> bool:
+        """Look for an assignment in the lowest part of the gap alone. Whether that was decided.
+
+        What is above the part is dropped, so that what is left is narrow. Where it has nothing, the
+        bound rises by the part; else its best is the optimum.
+        """
+        target = self._bound + part * (self._objective - self._bound)
+        if not math.isfinite(target):
+            return False
+        self._messages.apply()
+        below = _State(self._problem, self._gap, self._chains.copy(), target)
+        below.run(end)
+        if below._best is not None:
+            self._best, self._objective = below._best, below._objective
+        self._bound = max(self._bound, min(below._bound, below._objective))
+        return below.proven
 
     def _new_messages(self) -> None:
         self._messages = Messages(self._chains.program, self._chains.left)
@@ -81,7 +121,8 @@ class _State:
 
     @property
     def proven(self) -> bool:
-        if self._best is None:
+        """Whether nothing is better than the best assignment, or than the target."""
+        if self._objective == math.inf:
             return self._bound == math.inf
         return self._objective - self._bound <= self._gap * abs(self._objective)
 
@@ -108,7 +149,7 @@ class _State:
         self._bound = max(self._bound, bound)
         least, choices = min(candidates)
         if least < self._objective or not math.isfinite(least):
-            self._offer(self._chains.expand(choices), least - bound)
+            self._offer(self._chains.expand(choices))
         after = self._objective - self._bound
         self._idle = 0 if after < (1 - _STALLED) * before else self._idle + 1
         self._dead = bound + above > self._objective * (1 + _ROUNDING)
@@ -151,20 +192,20 @@ class _State:
         least = float(minimum) + program.constant
         if math.isfinite(least):
             choice = trace_back(steps, buckets, {})
-            self._offer(self._chains.expand([choice[v] for v in range(len(left))]), 0.0)
+            self._offer(self._chains.expand([choice[v] for v in range(len(left))]))
         self._bound = max(self._bound, min(least, self._objective))
         return True
 
-    def _offer(self, choices: IntArray, missing: float) -> None:
-        """Keep the assignment if it is better, or what descent makes of it.
+    def descend(self) -> bool:
+        """Improve the last assignment node by node. Whether there is a better one than before."""
+        before = self._objective
+        if self._last is not None:
+            self._keep(descend(self._problem, self._last))
+        return self._objective < before
 
-        Args:
-            missing: seconds by which it may be above the optimum.
-        """
-        own = choices[: len(self._problem.costs)].tolist()
-        self._keep(complete(self._problem, own))
-        if self._gap * abs(self._objective) < missing < _WORTH * abs(self._objective):
-            self._keep(descend(self._problem, own))
+    def _offer(self, choices: IntArray) -> None:
+        self._last = choices[: len(self._problem.costs)].tolist()
+        self._keep(complete(self._problem, self._last))
 
     def _keep(self, candidate: Assignment) -> None:
         objective = evaluate(self._problem, candidate).objective
