@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,14 +23,21 @@ from hpc_alpa.ir import Builder, Graph, environment, evaluate
 from hpc_alpa.lower import Program, lower
 from hpc_alpa.lower.check import check
 from hpc_alpa.lower.lower import lower_stages
-from hpc_alpa.lower.program import KIND, Send
+from hpc_alpa.lower.program import KIND, Free, Run, Send
 from hpc_alpa.plan.plan import Plan
 from hpc_alpa.sharding.phases import runs_in_phases
 from hpc_alpa.sharding.strategies import apply_roles, rule_of
-from hpc_alpa.step import StageGraph, StepGraph, anchors, split_stages
+from hpc_alpa.step import (
+    StageGraph,
+    StepGraph,
+    anchors,
+    marked_layers,
+    recompute,
+    split_stages,
+)
 from tests.helpers.fuzz import is_tame, tolerance_of
 from tests.helpers.random_graphs import random_graph
-from tests.helpers.random_losses import random_case
+from tests.helpers.random_losses import marked_at_random, random_case
 from tests.helpers.random_plans import MeshShape, Scramble, require_outputs, run
 
 MESHES: list[MeshShape] = [(1,), (2,), (4,), (2, 2), (3,), (2, 3), (1, 2), (2, 2, 2)]
@@ -136,6 +144,54 @@ def test_random_steps_in_microbatches_and_stages() -> None:
         met += kinds(programs)
     for kind in ("all_gather", "all_reduce", "all_to_all", "reduce_scatter", "send"):
         assert met[kind] > 20, met
+
+
+def test_random_steps_with_layers_that_backward_makes_again() -> None:
+    again, freed = 0, 0
+    for seed in seeds(24):
+        rng = random.Random(f"again {seed}")
+        case = marked_at_random(random_case(seed), seed)
+        slots = rng.choice([1, 2])
+        step = case.split(slots)
+        count = rng.choice([1, 2])
+        cuts = tuple(rng.randint(0, len(anchors(step))) for _ in range(count - 1))
+        layers = marked_layers(step.graph)
+        some = tuple(sorted(rng.sample(layers, rng.randint(1, len(layers)))))
+        made = recompute(step, some, cuts)
+        again += len(made.graph.eqns) - len(step.graph.eqns)
+        plans, first = [], 0
+        for stage in split_stages(made, cuts):
+            mesh = rng.choice(STAGE_MESHES)
+            ranks = range(first, first + math.prod(mesh))
+            plans.append(Scramble(rng, made, mesh).plan(stage, ranks))
+            first = ranks.stop
+        plan = Plan(
+            "random", "1f1b", slots, cuts, tuple(plans), "", "", ("", ""), recompute=some
+        )  # fmt: skip
+        try:
+            programs = lower(plan.divide(case.graph, case.batch, case.renewed), plan)
+            check(programs)
+            engine, outputs, _ = run(programs, case.graph, case.values)
+            require_outputs(engine, outputs, evaluate(case.graph, case.values), 1e-8)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, {slots} slots, cuts {cuts}: {error}") from error
+        if count == 1:
+            freed += sum(map(_freed_inside, programs))
+        with pytest.raises(PlanError, match=r"recomputes layers \[\], the step \["):
+            lower(made, replace(plan, recompute=()))
+    assert again > 60 and freed > 100, (again, freed)
+
+
+def _freed_inside(program: Program) -> int:
+    """How many buffers from elsewhere bodies free; with one stage, all that they touch last."""
+    found = 0
+    for before, i in pairwise(program.instructions):
+        if isinstance(before, Run) and isinstance(i, Free):
+            assert not any("@" in n for n in i.buffers), (before, i)
+    for body in program.bodies.values():
+        made = {k.output for k in body.kernels}
+        found += sum(n not in made for k in body.kernels for n in k.frees)
+    return found
 
 
 def test_a_plan_for_other_microbatches_or_another_graph_is_refused() -> None:

@@ -37,7 +37,7 @@ from hpc_alpa.step import (
     split_stages,
 )
 from tests.helpers.loop import run_loop
-from tests.helpers.random_losses import Case, random_case, traced_case
+from tests.helpers.random_losses import Case, marked_at_random, random_case, traced_case
 
 SIZES: dict[str, Any] = {"hidden": 8, "heads": 2, "sequence": 4, "vocabulary": 8}
 GPT = GPTConfig(layers=4, **SIZES, dtype="float64", dropout=0.2)
@@ -91,23 +91,6 @@ MODELS: dict[str, Callable[[], Case]] = {
 @functools.cache
 def model(name: str) -> Case:
     return MODELS[name]()
-
-
-def marked_at_random(case: Case, seed: int) -> Case:
-    """The case with a layer's number on every forward equation, in runs or in any order."""
-    rng = random.Random(seed)
-    forward = [e for e in case.graph.eqns if e.phase == FORWARD]
-    count = rng.randint(1, 4)
-    numbers: list[int | None] = [k * (count + 1) // len(forward) for k in range(len(forward))]
-    if seed % 2:
-        numbers = [rng.choice([None, *range(count)]) for _ in forward]
-    layer = dict(zip((e.output.id for e in forward), numbers, strict=True))
-
-    def marked(e: Eqn) -> Eqn:
-        return replace(e, layer=layer.get(e.output.id if e.phase == FORWARD else e.origin or -1))
-
-    graph = replace(case.graph, eqns=tuple(map(marked, case.graph.eqns)))
-    return replace(case, graph=graph)
 
 
 def kept(step: StepGraph) -> dict[Var, Eqn]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hpc_alpa import nn
 from hpc_alpa import random as draws
-from hpc_alpa.ir import Graph, Var
-from hpc_alpa.step import StepGraph, split_batch
+from hpc_alpa.ir import Eqn, Graph, Var
+from hpc_alpa.step import FORWARD, StepGraph, split_batch
 from hpc_alpa.trace import trace, value_and_grad
 
 ROWS, LENGTH, HIDDEN, CLASSES = 8, 4, 8, 8
@@ -177,3 +177,20 @@ def traced_case(step: Callable[..., Any], state: Any, batch: Any) -> Case:
 
 def random_case(seed: int) -> Case:
     return traced_case(random_step(seed), random_state(seed), random_batch(seed))
+
+
+def marked_at_random(case: Case, seed: int) -> Case:
+    """The case with a layer's number on every forward equation, in runs or in any order."""
+    rng = random.Random(seed)
+    forward = [e for e in case.graph.eqns if e.phase == FORWARD]
+    count = rng.randint(1, 4)
+    numbers: list[int | None] = [k * (count + 1) // len(forward) for k in range(len(forward))]
+    if seed % 2:
+        numbers = [rng.choice([None, *range(count)]) for _ in forward]
+    layer = dict(zip((e.output.id for e in forward), numbers, strict=True))
+
+    def marked(e: Eqn) -> Eqn:
+        return replace(e, layer=layer.get(e.output.id if e.phase == FORWARD else e.origin or -1))
+
+    graph = replace(case.graph, eqns=tuple(map(marked, case.graph.eqns)))
+    return replace(case, graph=graph)
