@@ -108,7 +108,7 @@ POINTS = (
     FrontierPoint(4e9, 0.010, 3.9e9, 8, ("2x2",), {"all_reduce": 3}, 0, 0, "a"),
     FrontierPoint(3e9, 0.012, 2.8e9, 8, ("4",), {"all_gather": 2, "all_reduce": 1}, 3, 17, "b"),
     FrontierPoint(2.9e9, 0.012, 2.8e9, 8, ("4",), {"all_gather": 2, "all_reduce": 1}, 0, 0, "b"),
-    FrontierPoint(2e9, 0.020, 1.9e9, 8, ("2", "2"), {}, 5, 20, "c"),
+    FrontierPoint(2e9, 0.020, 1.9e9, 8, ("2", "2"), {}, 5, 20, "c", (0, 1, 3)),
 )
 
 
@@ -121,7 +121,7 @@ def test_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(rows) == 4 and "* 3 GB" in rows[1] and "*" not in rows[0]
     for row, part in zip(
         rows,
-        ("3 all_reduce", "3 inputs, 17 equations", "the same plan", "none"),
+        ("3 all_reduce", "3 inputs, 17 equations", "the same plan", "0-1, 3"),
         strict=True,
     ):
         assert part in row

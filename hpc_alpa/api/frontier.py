@@ -141,6 +141,7 @@ def _points(request: Request, kept: list[tuple[float, Plan]]) -> Iterator[Fronti
             inputs,
             strategies,
             plan.digest,
+            plan.recompute,
         )
         before = plan
 

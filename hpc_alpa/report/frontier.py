@@ -8,13 +8,14 @@ from rich.table import Table
 
 from hpc_alpa.report.rows import FrontierPoint
 from hpc_alpa.report.tables import table
-from hpc_alpa.report.units import nbytes_text, seconds_text
+from hpc_alpa.report.units import nbytes_text, ranks_text, seconds_text
 
 COLUMNS = (
     "limit",
     "step",
     "memory",
     "micro-\nbatches",
+    "recomputed\nlayers",
     "meshes",
     "collectives per step",
     "changed",
@@ -32,14 +33,15 @@ def frontier_table(points: Sequence[FrontierPoint], limit: float) -> Table:
                 seconds_text(p.seconds),
                 nbytes_text(p.peak_bytes),
                 str(p.num_microbatches),
+                ranks_text(p.recompute) or "none",
                 " ".join(p.meshes),
                 ", ".join(f"{n} {kind}" for kind, n in p.collectives.items()) or "none",
                 _changed(p, points[k - 1] if k else None),
             )
             for k, p in enumerate(points)
         ],
-        f"the limit of a device is {nbytes_text(limit)}; changed: inputs and equations that lie "
-        "otherwise than in the row above",
+        f"the limit of a device is {nbytes_text(limit)}; recomputed: layers made "
+        "again in backward; changed: inputs and equations that lie otherwise than in the row above",
     )
     made.show_lines = False
     return made

@@ -43,6 +43,7 @@ class FrontierPoint:
         inputs, strategies: how many of the step's inputs and equations lie otherwise than at the
             point before.
         plan: digest of the plan.
+        recompute: numbers of the layers that backward makes again.
     """
 
     limit: float
@@ -54,3 +55,4 @@ class FrontierPoint:
     inputs: int
     strategies: int
     plan: str
+    recompute: tuple[int, ...] = ()
