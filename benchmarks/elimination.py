@@ -5,7 +5,8 @@
 A GPT's train step on one mesh, without memory rows; both solvers get the same presolved program
 and are asked for the same gap. Equal layers share their choices (`tied`), as the planner has it, so
 that 48 layers are no more than three; or every layer chooses for itself (`free`), and the program
-grows with them. Where HiGHS runs out of time, the ratio is at least what is printed.
+grows with them. HiGHS solves the relaxation, which is integral on these programs; where half of the
+time was not enough for it, its columns say so, and the ratio is at least what is printed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from hpc_alpa.report.tables import show, table
 from hpc_alpa.report.units import seconds_text
 from hpc_alpa.step import split_batch, split_stages
 
-LAYERS = ("tied", "free")
+KINDS = ("tied", "free")
+HIGHS_PHASES = ("build", "relaxation", "integer program")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Result:
         choices: of the presolved program.
         seconds, highs_seconds: without the presolve.
         objective, bound, highs_objective, highs_bound: seconds of a step, as the cost model counts.
-        highs_status: "optimal", or "feasible" where time ended first.
+        highs_status: "optimal", or "late": `highs.solve` then went on with the first road.
     """
 
     layers: int
@@ -94,10 +96,12 @@ def compared(layers: int, microbatches: int, kind: str, o: argparse.Namespace) -
     seconds = time.perf_counter() - begin
     objective = math.inf if found.best is None else evaluate(problem, found.best).objective
     whole = highs.solve(problem, Options(relative_gap=o.gap, seconds=o.seconds))
+    alone = whole.status == "optimal" and "heuristics" not in whole.phases
+    highs_seconds = sum(whole.phases.get(p, 0.0) for p in HIGHS_PHASES)
     return Result(
         *(layers, microbatches, kind, len(problem.costs), int(problem.choice_offset[-1])),
-        *(seconds, objective, found.bound, whole.seconds - whole.phases["presolve"]),
-        *(whole.objective, whole.bound, whole.status),
+        *(seconds, objective, found.bound, highs_seconds, whole.objective, whole.bound),
+        "optimal" if alone else "late",
     )
 
 
@@ -130,8 +134,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--seconds", type=float, default=300, help="most for one solution")
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     o = p.parse_args(arguments)
-    if not set(o.kinds) <= set(LAYERS):
-        p.error(f"--kinds {','.join(o.kinds)}: expected some of {', '.join(LAYERS)}")
+    if not set(o.kinds) <= set(KINDS):
+        p.error(f"--kinds {','.join(o.kinds)}: expected some of {', '.join(KINDS)}")
     return o
 
 
@@ -148,14 +152,13 @@ def main(o: argparse.Namespace) -> None:
         return
     names = (
         *("layers", "kind", "microbatches", "choices", "first road", "HiGHS", "ratio"),
-        *("objective", "gap", "HiGHS's objective", "gap of HiGHS"),
+        *("objective", "gap", "HiGHS's objective"),
     )
     rows = [
         [str(r.layers), r.kind, str(r.microbatches), f"{r.choices:,}"]
-        + [seconds_text(r.seconds), seconds_text(r.highs_seconds), f"{r.ratio:,.0f}"]
+        + [seconds_text(r.seconds), seconds_text(r.highs_seconds), f"{r.ratio:,.1f}"]
         + [f"{r.objective:.6f}", f"{100 * r.gap:.2g} %"]
-        + [f"{r.highs_objective:.6f}"]
-        + [f"{100 * (r.highs_objective - r.highs_bound) / abs(r.highs_objective):.2g} %"]
+        + [f"{r.highs_objective:.6f}" if r.highs_status == "optimal" else r.highs_status]
         for r in results
     ]
     title = f"choice programs on {'x'.join(map(str, o.mesh))} of {o.cluster}"

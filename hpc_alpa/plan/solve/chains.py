@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hpc_alpa.plan.solve.pairwise import Pairwise
 from hpc_alpa.plan.solve.problem import FloatArray, IntArray
+from hpc_alpa.plan.solve.stars import Star
 
 _LARGEST = 2**17  # entries of a table that is minimised over
 _ROUNDING = 1e-14  # of the largest entry
@@ -51,6 +52,7 @@ class Chains:
     def restrict(self, alive: Sequence[NDArray[np.bool_]]) -> None:
         """Drop choices: `alive` has a mask for each node in `left`."""
         program = self.program
+        smaller: dict[int, Star] = {}
         stars = defaultdict(list)
         for star in program.stars:
             for v in star.nodes:
@@ -65,6 +67,10 @@ class Chains:
                 program.pair[v][a], program.pair[a][v] = table, table.T
             for star in stars[v]:
                 star.restrict(v, mask)
+                smaller[id(star)] = star
+        program.stars = [star for star in program.stars if id(star) not in smaller]
+        for star in smaller.values():
+            program.add_star(star)
 
     def alive(self, v: int) -> NDArray[np.bool_]:
         """The choices of a node that were never dropped, as of the program as it was at first."""
@@ -75,9 +81,6 @@ class Chains:
     def reduce(self) -> None:
         """Eliminate until every node has three neighbours or more, or its table were too large."""
         program = self.program
-        stars, program.stars = program.stars, []
-        for star in stars:
-            program.add_star(star)
         held = {v for star in program.stars for v in star.nodes}
         self._drop_separable()
         queue = [v for v in reversed(self.left) if v not in held]
