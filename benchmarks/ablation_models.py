@@ -87,3 +87,4 @@ MODELS: dict[str, Callable[[int], Model]] = {
     "moe": _moe,
     "wide_resnet": _wide_resnet,
 }
+COMPARABLE = ("wide_resnet",)  # with the paper's

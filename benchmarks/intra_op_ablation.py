@@ -5,7 +5,8 @@
 One stage on the GPUs of one host of the paper, and a model that grows with their number. Every
 method is planned, lowered and simulated as any step is; the host's rates and links are fitted from
 published measurements (`v100_host`), and nothing runs on a GPU. Prints a table beside the published
-numbers; with --out writes DIR/intra_op_ablation.{json,csv,png}.
+numbers; with --out writes DIR/intra_op_ablation.{json,csv,png}. Ends with 1 where `auto` is slower
+than a method, or memory ends where it did not in the paper.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ablation_models import MODELS, Model
-from ablation_report import Result, draw, published, show_results, write_csv
+from ablation_models import COMPARABLE, MODELS, Model
+from ablation_report import Result, deviations, draw, published, show_results, write_csv
 from v100_host import lines, v100_host
 
 from hpc_alpa.api.arguments import Arguments
@@ -71,7 +72,7 @@ def results(name: str, gpus: int, cost: Cost, o: argparse.Namespace) -> Iterator
 def planned(request: Request, method: str, model: str, flops: float) -> Result:
     """The plan's predictions, or by how much there is none."""
     gpus, limit = request.num_devices, request.memory_limit
-    paper = published(model, gpus, METHODS[method][1])
+    paper = published(model, gpus, METHODS[method][1]) if model in COMPARABLE else None
     start = time.perf_counter()
     try:
         plan = search(request)
@@ -115,7 +116,11 @@ def main(o: argparse.Namespace) -> list[Result]:
     fitted = lines()
     cost = v100_host(fitted)
     found = [r for name in o.models for n in o.gpus for r in results(name, n, cost, o)]
-    data = {"fitted": [asdict(x) for x in fitted], "results": [asdict(r) for r in found]}
+    data = {
+        "fitted": [asdict(x) for x in fitted],
+        "results": [asdict(r) for r in found],
+        "deviations": deviations(found),
+    }
     if o.json:
         print(json.dumps(data, indent=1))
     else:
@@ -129,4 +134,4 @@ def main(o: argparse.Namespace) -> list[Result]:
 
 
 if __name__ == "__main__":
-    main(parse())
+    sys.exit(1 if deviations(main(parse())) else 0)

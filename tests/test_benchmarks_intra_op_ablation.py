@@ -102,10 +102,35 @@ def test_who_runs_out_of_memory_in_the_paper(scripts: Any) -> None:
     assert report.published("moe", 8, "auto_sharding") is None
 
 
+def test_deviations_are_told(scripts: Any) -> None:
+    report = scripts["ablation_report"]
+
+    def result(method: str, seconds: float | None, paper: float | None) -> Any:
+        published = report.Published(paper, None)
+        return report.Result(
+            "wide_resnet", 4, method, seconds, 1e9, 2e9, 1e12, (4,), 0.0, 1.0, published
+        )
+
+    auto = result("auto", 1.0, 1.0)
+    assert report.deviations([auto, result("data", None, None), result("ZeRO-2", 1.0, 2.0)]) == ()
+    assert report.deviations([auto, result("data", 0.5, 2.0)]) == (
+        "wide_resnet on 4 GPUs: data takes 0.500000 s, auto takes 2.000000 of it",
+    )
+    assert report.deviations([auto, result("data", 1.5, None), result("ZeRO-3", None, 1.5)]) == (
+        "wide_resnet on 4 GPUs: data fits here, and not in the paper",
+        "wide_resnet on 4 GPUs: ZeRO-3 fits in the paper, and not here",
+    )
+    out = result("auto", None, None)
+    assert report.deviations([out, result("ZeRO-3", 0.5, 0.5)]) == (
+        "wide_resnet on 4 GPUs: ZeRO-3 takes 0.500000 s, auto finds no plan",
+    )
+
+
 # ------------------------------------------------------------------------------- a reduced size
 def test_auto_is_never_slower(small: Any, tmp_path: Path, capsys: Any) -> None:
     small.main(small.parse(["--gpus", "2,4", "--json", "--out", str(tmp_path)]))
     data = json.loads(capsys.readouterr().out)
+    assert "wide_resnet on 4 GPUs: data fits here, and not in the paper" in data["deviations"]
     assert json.loads((tmp_path / "intra_op_ablation.json").read_text()) == data
     found = {(r["gpus"], r["method"]): r for r in data["results"]}
     assert list(found) == [(n, m) for n in (2, 4) for m in small.METHODS]
