@@ -1,4 +1,4 @@
-"""The ablation in modelled time at a reduced size: the fits, its rule, its files, its memory."""
+"""The ablation in modelled time: the fits, its rule, its files; who runs out of memory."""
 
 from __future__ import annotations
 
@@ -157,3 +157,16 @@ def test_a_method_that_does_not_fit_says_so(small: Any, capsys: Any) -> None:
     shown = capsys.readouterr().out
     [line] = [x for x in shown.splitlines() if "data" in x]
     assert line.count("out of memory") == 2  # ours, and the paper's on 4 GPUs
+
+
+# ------------------------------------------------------------------------------- the paper's size
+def test_four_gpus_run_out_of_memory_as_in_the_paper(scripts: Any, capsys: Any) -> None:
+    """A Wide-ResNet of 1B parameters: with data parallelism no plan fits, with ZeRO-2 one does."""
+    main = scripts["intra_op_ablation"]
+    data, zero = main.main(main.parse(["--gpus", "4", "--methods", "data,ZeRO-2"]))
+    assert data.seconds is None and zero.seconds is not None
+    assert scripts["ablation_report"].deviations([data, zero]) == ()
+    # Parameters, momentum, gradients and their sum are 16.1 GB alone.
+    assert 16e9 < data.peak_bytes < 17e9 and zero.peak_bytes < 15e9
+    assert zero.seconds == pytest.approx(1.1014, rel=0.3)  # the paper's, measured
+    assert scripts["ablation_report"].NO_DEVIATIONS in capsys.readouterr().out
