@@ -231,7 +231,8 @@ def recording(made: Recording) -> Iterator[Recording]:
 def layer(number: int) -> Iterator[None]:
     """Marks the equations made inside as belonging to one layer of the model; `with layer(3):`.
 
-    Layers guide the cut of a model into stages. Outside a trace it does nothing.
+    Layers that are equal are planned alike, and may be made again in backward instead of being kept
+    for it (`parallelize(recompute=...)`). Outside a trace it does nothing.
     """
     trace = current()
     if trace is None:
