@@ -39,6 +39,7 @@ _ROUNDS, _GRACE = 60, 12  # the second: after the time, while nothing fits
 _CONVERGED = 0.02  # of the gap: what the dual may still rise by when its search ends
 _PRICED_GAP = 5e-4  # of each priced program
 _PATIENCE = 3  # rounds before the fewest bytes are looked for
+_PUSHES, _FIRST_PUSH, _NARROW, _SHARE_OF_OTHERS = 12, 0.05, 0.02, 0.01
 _LEAST_SECONDS, _SHARE = 5.0, 0.5  # of a priced program; of the time left
 _ROUNDING = 1e-9
 
@@ -68,6 +69,7 @@ class Dual:
     _seen: list[Assignment] = field(default_factory=list)
     _cuts: Cuts = field(default_factory=Cuts)
     _reduced: Reduced | None = None
+    _prices: FloatArray = field(default_factory=lambda: np.empty(0))  # at the bound
 
     def search(self, first: Solution, relative_gap: float, clock: Clock) -> None:
         """Raise the bound and lower the objective until they meet, or neither moves, or time ends.
@@ -78,6 +80,11 @@ class Dual:
         Raises:
             InfeasibleError: nothing fits.
         """
+        self._raise(first, relative_gap, clock)
+        self._push(relative_gap, clock)
+
+    def _raise(self, first: Solution, relative_gap: float, clock: Clock) -> None:
+        """Prices towards the dual's maximum."""
         self.bound = first.bound
         self._offer(first.assignment)
         last = np.empty(0)
@@ -101,6 +108,24 @@ class Dual:
                 *(len(prices), clock.left, self.objective, self.bound, prices.round(6).tolist()),
             )
 
+    def _push(self, relative_gap: float, clock: Clock) -> None:
+        """Prices above the best ones, so that what is cheapest fits; then as little above as can be.
+
+        At the dual's maximum what is cheapest is over one limit or the other.
+        """
+        low, high = 0.0, math.inf
+        for _ in range(_PUSHES):
+            if clock.left == 0 or self._proven(relative_gap) or high - low < _NARROW:
+                return
+            more = (low + high) / 2 if math.isfinite(high) else max(2 * low, _FIRST_PUSH)
+            prices = np.zeros(len(self.problem.rows))
+            prices[: len(self._prices)] = self._prices
+            prices = np.maximum(prices, _SHARE_OF_OTHERS * prices.max()) * (1 + more)
+            self._cheapest(prices / self._limits, clock)
+            over = evaluate(self.problem, self._seen[-1]).memory > self.problem.limits
+            low, high = (more, high) if over.any() else (low, more)
+            log.info("prices %.3g higher: best %.6f s", more, self.objective)
+
     def _proven(self, relative_gap: float) -> bool:
         gap = max(relative_gap, _ROUNDING) * abs(self.objective)
         return self.best is not None and self.objective - self.bound <= gap
@@ -120,7 +145,9 @@ class Dual:
         """The cheapest assignment at some prices, and the bound that these give."""
         limits = self.problem.limits
         least = self._solve(self.reduced, per_byte, clock)
-        self.bound = max(self.bound, least - float(per_byte @ limits))
+        bound = least - float(per_byte @ limits)
+        if bound >= self.bound:
+            self.bound, self._prices = bound, per_byte * np.maximum(limits, 1.0)
 
     def _smallest(self, per_byte: FloatArray, clock: Clock) -> None:
         """The assignment of fewest bytes, weighed by the prices; where that is too much, nothing
