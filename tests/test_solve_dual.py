@@ -10,7 +10,7 @@ from hpc_alpa.errors import InfeasibleError
 from hpc_alpa.plan.solve import enumerate as brute_force
 from hpc_alpa.plan.solve import solver
 from hpc_alpa.plan.solve.cuts import Cuts
-from hpc_alpa.plan.solve.dual import Dual
+from hpc_alpa.plan.solve.dual import Dual, Limits
 from hpc_alpa.plan.solve.join import join
 from hpc_alpa.plan.solve.options import Clock, Options
 from hpc_alpa.plan.solve.problem import (
@@ -103,9 +103,9 @@ def test_rows_that_are_made_when_missed_give_the_optimum_of_all_rows() -> None:
         bare = replace(problem, rows=())
         if best is None:
             with pytest.raises(InfeasibleError):
-                solver.solve(bare, EXACT, made_when_missed(problem))
+                solver.solve(bare, EXACT, Limits(made_when_missed(problem)))
             continue
-        solution = solver.solve(bare, EXACT, made_when_missed(problem))
+        solution = solver.solve(bare, EXACT, Limits(made_when_missed(problem)))
         assert solution.objective == pytest.approx(best[0], abs=2e-6)
         assert solution.bound <= best[0] + 2e-6
         solved += 1
@@ -121,7 +121,7 @@ def test_a_program_too_large_for_the_integer_program(monkeypatch: pytest.MonkeyP
     row = MemoryRow("all", 1.0, terms, rng.integers(1, 9, terms.size).astype(float))
     used = evaluate(replace(problem, rows=(row,)), loose.assignment).memory[0]
     limited = replace(problem, rows=(replace(row, limit=0.8 * used),))
-    found = solver.solve(problem, Options(1e-3), made_when_missed(limited))
+    found = solver.solve(problem, Options(1e-3), Limits(made_when_missed(limited)))
     exact = solver.solve(limited, EXACT)
     assert evaluate(limited, found.assignment).memory[0] <= 0.8 * used
     assert found.bound <= exact.objective + 1e-9 <= found.objective + 2e-9
@@ -129,7 +129,7 @@ def test_a_program_too_large_for_the_integer_program(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(InfeasibleError, match="nearest fit") as error:
         tight = replace(problem, rows=(replace(row, limit=24.0),))
-        solver.solve(problem, Options(1e-3), made_when_missed(tight))
+        solver.solve(problem, Options(1e-3), Limits(made_when_missed(tight)))
     assert error.value.missing > 0
 
 

@@ -3,11 +3,13 @@
 A model of 24 equal layers is as large a choice program as one layer, and plans of real models
 repeat their layers' specs anyway. Only marked layers (`hpc_alpa.layer`) are compared; a model whose
 best plan alternates between layers (column- and row-split products) marks them in pairs, or not.
+Where memory is short, half of the layers may want another plan than the rest: then equal layers are
+alike in blocks only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from hpc_alpa.ir.graph import Eqn, Graph, Var
 from hpc_alpa.plan.solve.problem import Value
@@ -15,19 +17,41 @@ from hpc_alpa.plan.solve.problem import Value
 Pair = tuple[Var, Var]  # a value, and the one of an earlier layer that plays its part
 
 
-def alike(graph: Graph) -> Iterator[Pair]:
-    """Values of marked layers, with those of the first equal layer; layers' inputs too."""
+def alike(graph: Graph, blocks: int = 1) -> Iterator[Pair]:
+    """Values of marked layers, with those of the first equal layer; layers' inputs too.
+
+    Args:
+        blocks: of consecutive equal layers, which are alike within each.
+    """
+    for found in _equal_layers(graph):
+        size = -(-len(found) // blocks)
+        for k, values in enumerate(found):
+            first = found[k - k % size]
+            yield from ((v, w) for v, w in zip(values, first, strict=True) if v != w)
+
+
+def block_of(graph: Graph, blocks: int) -> dict[Var, int]:
+    """The block of each value of equal layers; of what a layer reads, where it was made."""
+    block: dict[Var, int] = {}
+    for found in _equal_layers(graph):
+        size = -(-len(found) // blocks)
+        for k, values in enumerate(found):
+            for v in values:
+                block.setdefault(v, k // size)
+    return block
+
+
+def _equal_layers(graph: Graph) -> Iterable[list[tuple[Var, ...]]]:
+    """Groups of equal layers, by their values in order."""
     layers: dict[int, list[Eqn]] = {}
     for e in graph.eqns:
         if e.layer is not None:
             layers.setdefault(e.layer, []).append(e)
-    first: dict[object, tuple[Var, ...]] = {}
+    equal: dict[object, list[tuple[Var, ...]]] = {}
     for _, eqns in sorted(layers.items()):
         form, values = _form(eqns)
-        if form in first:
-            yield from ((v, w) for v, w in zip(values, first[form], strict=True) if v != w)
-        else:
-            first[form] = values
+        equal.setdefault(form, []).append(values)
+    return equal.values()
 
 
 def same_holds(

@@ -25,7 +25,7 @@ import numpy as np
 
 from hpc_alpa.errors import ShardingError
 from hpc_alpa.ir.graph import Eqn, Var
-from hpc_alpa.plan.alike import alike, same_holds
+from hpc_alpa.plan.alike import alike, block_of, same_holds
 from hpc_alpa.plan.choices import distinct, specs_of, worthwhile
 from hpc_alpa.plan.decode import stage_plan
 from hpc_alpa.plan.memory import Liveness, liveness
@@ -34,6 +34,7 @@ from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.restrictions import Restrictions, everything
 from hpc_alpa.plan.settle import settle
+from hpc_alpa.plan.solve.dual import Apart, Limits
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.plan.solve.problem import (
     Assignment,
@@ -60,6 +61,7 @@ from hpc_alpa.step.rows import Rows
 
 T = TypeVar("T")
 
+BLOCKS = 8  # of equal layers, where they need not all be alike
 WINDOWS = {
     PREPARE: Window.PREPARE,
     FORWARD: Window.FORWARD,
@@ -116,9 +118,15 @@ class IntraOp:
         names = [graph.describe(v) for v in graph.inputs]
         names += [f"{e.op.name} {e.output} {e.source}" for e in graph.eqns]
         names += [f"output {k}" for k in range(len(graph.outputs))]
-        made = Problem(tuple(costs), tuple(values), (), tuple(self._ties()), tuple(names))
-        self._made = replace(made, holds=same_holds(values, self.forms, leaders(made).tolist()))
+        bare = Problem(tuple(costs), tuple(values), names=tuple(names))
+        self._made = self._tied(bare, blocks=1)
         return self._made
+
+    def _tied(self, problem: Problem, blocks: int) -> Problem:
+        """The program with the ties that updates, results and equal layers need."""
+        made = replace(problem, ties=tuple(self._ties(blocks)), holds=())
+        leader = leaders(made).tolist()
+        return replace(made, holds=same_holds(made.values, self.forms, leader))
 
     def solve(self, options: Options | None = None) -> Solution:
         """The best choices within the device's memory.
@@ -139,9 +147,27 @@ class IntraOp:
             rows.update((p, self.live.row(p, self.memory)) for p in peaks if p not in rows)
             return [rows[p] for p in peaks]
 
-        solution = solve(bare, options, None if self.memory is None else rows_of)
-        self._made = replace(bare, rows=tuple(rows[p] for p in sorted(rows)))
+        used = bare
+
+        def apart() -> Apart:
+            nonlocal used
+            used = self._tied(bare, BLOCKS)
+            return Apart(used, self._blocks(used))
+
+        limited = None if self.memory is None else Limits(rows_of, apart)
+        solution = solve(bare, options, limited)
+        self._made = replace(used, rows=tuple(rows[p] for p in sorted(rows)))
         return solution
+
+    def _blocks(self, tied: Problem) -> tuple[int, ...]:
+        """The block of equal layers that each node belongs to; -1 for none."""
+        nodes, leader = self._nodes(), leaders(tied).tolist()
+        block: dict[int, int] = {}
+        for v, b in block_of(self.stage.graph, BLOCKS).items():
+            for w in (v, self.updates.leader.get(self._renewed.get(v, v))):
+                if w is not None:
+                    block[leader[nodes[w]]] = b
+        return tuple(block.get(first, -1) for first in leader)
 
     def runs(self, phase: str) -> int:
         """How often a phase runs in a step."""
@@ -254,10 +280,19 @@ class IntraOp:
         return here if here is not None and old.type.shape == v.type.shape else None
 
     @cached_property
+    def _renewed(self) -> dict[Var, Var]:
+        """The new value of each input that has one in this stage."""
+        return {
+            self.stage.graph.inputs[at]: w
+            for k, (_, w) in enumerate(self.stage.results)
+            if (at := self._renews(k)) is not None
+        }
+
+    @cached_property
     def _position(self) -> dict[Var, int]:
         return {v: k for k, v in enumerate(self.stage.graph.inputs)}
 
-    def _ties(self) -> list[int]:
+    def _ties(self, blocks: int) -> list[int]:
         n_in, n_eq = len(self.input_specs), len(self.equation_strategies)
         ties = list(range(n_in + n_eq + len(self.output_specs)))
         for k in range(len(self.stage.results)):
@@ -272,27 +307,22 @@ class IntraOp:
         for v, leader in self.updates.inputs.items():
             if self.input_specs[nodes[v]] == self.produced(nodes[leader]):
                 ties[nodes[v]] = nodes[leader]
-        for v, w in self._alike():
+        for v, w in self._alike(blocks):
             a, b = nodes[v], nodes[w]
             if ties[a] == a and self._meanings(a) == self._meanings(b):
                 ties[a] = b
         return ties
 
-    def _alike(self) -> Iterator[tuple[Var, Var]]:
+    def _alike(self, blocks: int) -> Iterator[tuple[Var, Var]]:
         """Values of equal layers, their parameters, and what updates these."""
         graph, leader = self.stage.graph, self.updates.leader
         inputs = set(graph.inputs)
-        renewed = {
-            graph.inputs[at]: w
-            for k, (_, w) in enumerate(self.stage.results)
-            if (at := self._renews(k)) is not None
-        }
-        for v, w in alike(graph):
+        for v, w in alike(graph, blocks):
             if v in graph.producer and w in graph.producer:
                 yield v, w
             elif v in inputs and w in inputs:
                 yield v, w
-                new = [leader.get(renewed[p]) for p in (v, w) if p in renewed]
+                new = [leader.get(self._renewed[p]) for p in (v, w) if p in self._renewed]
                 if len(new) == 2 and new[0] is not None and new[1] is not None:
                     yield new[0], new[1]
 

@@ -26,6 +26,7 @@ from hpc_alpa.plan.solve.prices import hold, priced
 from hpc_alpa.plan.solve.problem import (
     Assignment,
     FloatArray,
+    IntArray,
     MemoryRow,
     Problem,
     complete,
@@ -39,12 +40,40 @@ _ROUNDS, _GRACE = 60, 12  # the second: after the time, while nothing fits
 _CONVERGED = 0.02  # of the gap: what the dual may still rise by when its search ends
 _PRICED_GAP = 5e-4  # of each priced program
 _PATIENCE = 3  # rounds before the fewest bytes are looked for
+_MIXED = 3  # of those that fit, and of those that are cheaper
 _PUSHES, _FIRST_PUSH, _NARROW, _SHARE_OF_OTHERS = 12, 0.05, 0.02, 0.01
 _LEAST_SECONDS, _SHARE = 5.0, 0.5  # of a priced program; of the time left
 _ROUNDING = 1e-9
 
 Rows = Callable[[Assignment], Sequence[MemoryRow]]
 Free = Callable[[Problem, float, float], Solution]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The same problem with fewer ties: equal layers are alike in blocks.
+
+    Attributes:
+        block: of each node, from 0; -1 for none.
+    """
+
+    problem: Problem
+    block: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Memory rows that are too many to be listed in a problem.
+
+    Attributes:
+        rows_of: the rows that an assignment does not meet, none if it fits; the same object for
+            the same row.
+        apart: made where a wide gap is left: what equal layers hold adds up in large steps, while
+            they are all alike.
+    """
+
+    rows_of: Rows
+    apart: Callable[[], Apart] | None = None
 
 
 @dataclass
@@ -69,6 +98,7 @@ class Dual:
     _seen: list[Assignment] = field(default_factory=list)
     _cuts: Cuts = field(default_factory=Cuts)
     _reduced: Reduced | None = None
+    _block: IntArray | None = None
     _prices: FloatArray = field(default_factory=lambda: np.empty(0))  # at the bound
 
     def search(self, first: Solution, relative_gap: float, clock: Clock) -> None:
@@ -80,13 +110,26 @@ class Dual:
         Raises:
             InfeasibleError: nothing fits.
         """
-        self._raise(first, relative_gap, clock)
-        self._push(relative_gap, clock)
-
-    def _raise(self, first: Solution, relative_gap: float, clock: Clock) -> None:
-        """Prices towards the dual's maximum."""
         self.bound = first.bound
         self._offer(first.assignment)
+        self._raise(relative_gap, clock)
+        self._push(relative_gap, clock)
+
+    def search_apart(self, apart: Apart, relative_gap: float, clock: Clock) -> None:
+        """The search of the same problem with fewer ties, from what is known of it."""
+        self.problem = replace(apart.problem, rows=self.problem.rows)
+        self._block = np.array(apart.block)
+        self._reduced = None
+        self._mix()
+        self.bound = -math.inf
+        self._cheapest(self._prices / self._limits[: len(self._prices)], clock)
+        known = len(self._seen)
+        self._raise(relative_gap, clock)
+        if len(self._seen) > known:
+            self._mix()
+
+    def _raise(self, relative_gap: float, clock: Clock) -> None:
+        """Prices towards the dual's maximum."""
         last = np.empty(0)
         for number in range(_ROUNDS):
             late = clock.left == 0 and (self.best is not None or number > _GRACE)
@@ -109,7 +152,7 @@ class Dual:
             )
 
     def _push(self, relative_gap: float, clock: Clock) -> None:
-        """Prices above the best ones, so that what is cheapest fits; then as little above as can be.
+        """Prices above the best ones, until what is cheapest fits; then as little above as can be.
 
         At the dual's maximum what is cheapest is over one limit or the other.
         """
@@ -118,8 +161,7 @@ class Dual:
             if clock.left == 0 or self._proven(relative_gap) or high - low < _NARROW:
                 return
             more = (low + high) / 2 if math.isfinite(high) else max(2 * low, _FIRST_PUSH)
-            prices = np.zeros(len(self.problem.rows))
-            prices[: len(self._prices)] = self._prices
+            prices = np.pad(self._prices, (0, len(self.problem.rows) - len(self._prices)))
             prices = np.maximum(prices, _SHARE_OF_OTHERS * prices.max()) * (1 + more)
             self._cheapest(prices / self._limits, clock)
             over = evaluate(self.problem, self._seen[-1]).memory > self.problem.limits
@@ -129,6 +171,12 @@ class Dual:
     def _proven(self, relative_gap: float) -> bool:
         gap = max(relative_gap, _ROUNDING) * abs(self.objective)
         return self.best is not None and self.objective - self.bound <= gap
+
+    @property
+    def gap(self) -> float:
+        """Relative; infinite where nothing that fits is known."""
+        missing = self.objective - self.bound
+        return missing / abs(self.objective) if self.best is not None and missing else missing
 
     @property
     def _limits(self) -> FloatArray:
@@ -144,6 +192,7 @@ class Dual:
     def _cheapest(self, per_byte: FloatArray, clock: Clock) -> None:
         """The cheapest assignment at some prices, and the bound that these give."""
         limits = self.problem.limits
+        per_byte = np.pad(per_byte, (0, len(limits) - len(per_byte)))
         least = self._solve(self.reduced, per_byte, clock)
         bound = least - float(per_byte @ limits)
         if bound >= self.bound:
@@ -204,6 +253,39 @@ class Dual:
         ends = self.reduced.shrink(self.best), self.reduced.shrink(other)
         if ends[0] is not None and ends[1] is not None:
             self._keep(self.reduced.expand(join(small, ends[0], ends[1])))
+
+    def _mix(self) -> None:
+        """What fits in some blocks of layers, what is cheaper in those before or behind them."""
+        if self._block is None or self.best is None:
+            return
+        per_byte = np.pad(self._prices, (0, len(self._limits) - len(self._prices))) / self._limits
+        results = [evaluate(self.problem, a) for a in self._seen]
+        order = sorted(
+            range(len(results)),
+            key=lambda k: results[k].objective + float(per_byte @ results[k].memory),
+        )
+        over = [bool((r.memory > self.problem.limits).any()) for r in results]
+        for k in [k for k in order if not over[k]][:_MIXED]:
+            for other in [j for j in order if over[j]][:_MIXED]:
+                for before in (True, False):
+                    self._mix_two(self._seen[k], self._seen[other], before)
+
+    def _mix_two(self, fits: Assignment, cheaper: Assignment, before: bool) -> None:
+        """As many blocks of the cheaper one as fit, by bisection."""
+        assert self._block is not None, "blocks are known where layers are apart"
+        low, high = 0, int(self._block.max()) + 1
+        while high - low > 1:
+            size = (low + high) // 2
+            first = size if before else int(self._block.max()) + 1 - size
+            there = (self._block >= 0) & ((self._block < first) == before)
+            choices = np.where(there, cheaper.choices, fits.choices).tolist()
+            mixed = complete(self.problem, choices, fits.held | cheaper.held)
+            memory = evaluate(self.problem, mixed).memory
+            if (memory > self.problem.limits * (1 + _ROUNDING)).any():
+                high = size
+            else:
+                low = size
+                self._keep(mixed)
 
     def _keep(self, assignment: Assignment) -> bool:
         """Whether it fits and is better than the best; with all that can be held beside it."""

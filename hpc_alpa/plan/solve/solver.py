@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hpc_alpa.plan.solve import highs, prices, prune
 from hpc_alpa.plan.solve.anytime import Anytime
-from hpc_alpa.plan.solve.dual import Dual, Rows
+from hpc_alpa.plan.solve.dual import Dual, Limits, Rows
 from hpc_alpa.plan.solve.infeasible import explain
 from hpc_alpa.plan.solve.model import build
 from hpc_alpa.plan.solve.options import Clock, Options
@@ -34,21 +34,21 @@ from hpc_alpa.plan.solve.solution import Solution, nothing_found
 _ROUNDING = 1e-9
 _FIRST_SHARE = 0.5  # of the time, for the first road
 _LOOSE_SHARE, _PRICE_SHARE = 0.03, 0.2  # where there are rows: without them, and with prices
+_WIDE = 3e-3  # gap of equal layers that are all alike, from which on they need not be
 _EXPLICIT = 2**22  # bytes of terms in all rows together, up to which they are made at all
 _QUICK = 20_000  # flows below which the integer program is faster than prices one by one
 _LARGE = 30_000  # choices from which on the relaxation takes longer than anyone waits
 
 
 def solve(
-    problem: Problem, options: Options | None = None, rows_of: Rows | None = None
+    problem: Problem, options: Options | None = None, limits: Limits | None = None
 ) -> Solution:
     """The assignment of least objective, with its proven bound.
 
     When time ends first: the best assignment found, whose status is then "feasible".
 
     Args:
-        rows_of: makes the memory rows that an assignment does not meet, where they are too many to
-            be listed in the problem; none if it fits.
+        limits: memory rows that are made where an assignment does not meet them.
 
     Raises:
         InfeasibleError: says which memory limit is missed, by how much, and the nearest fit; or
@@ -60,19 +60,36 @@ def solve(
     reduced = reduce(problem)
     clock.lap("presolve")
     loose = _solve(reduced, options, clock)
-    if rows_of is None or not (rows := rows_of(loose.assignment)):
+    if limits is None or not (rows := limits.rows_of(loose.assignment)):
         return loose
     if _num_flows(reduced.problem) < _QUICK:
-        return _with_rows(problem, options, rows_of, rows, clock)
-    dual = Dual(problem, rows_of, _solve_free)
-    dual.search(loose, options.relative_gap, clock)
+        return _with_rows(problem, options, limits.rows_of, rows, clock)
+    return _priced(problem, options, limits, loose, clock)
+
+
+def _priced(
+    problem: Problem, options: Options, limits: Limits, loose: Solution, clock: Clock
+) -> Solution:
+    """With prices on the memory; where that leaves a wide gap, with fewer ties too."""
+    gap = max(options.relative_gap, _ROUNDING)
+    dual = Dual(problem, limits.rows_of, _solve_free)
+    dual.search(loose, gap, clock)
     clock.lap("prices")
     if dual.best is None:
         raise nothing_found(dual.problem, options)
-    gap = max(options.relative_gap, _ROUNDING)
-    return Solution.of(
-        dual.objective, dual.bound, dual.best, gap, clock.phases, options.absolute_gap
-    )
+
+    def found() -> Solution:
+        assert dual.best is not None, "what was found once is kept"
+        return Solution.of(
+            dual.objective, dual.bound, dual.best, gap, clock.phases, options.absolute_gap
+        )
+
+    alike = found()
+    if limits.apart is None or alike.gap <= max(gap, _WIDE) or clock.left == 0:
+        return alike
+    dual.search_apart(limits.apart(), gap, clock)
+    clock.lap("prices apart")
+    return min(alike, found(), key=lambda s: s.gap)
 
 
 def _solve(reduced: Reduced, options: Options, clock: Clock) -> Solution:
