@@ -17,6 +17,7 @@ from hpc_alpa.plan.solve.problem import FloatArray
 
 _FIRST_MOST = 0.01  # of the first objective: the price of a whole limit, before more is tried
 _RISE = 3.0
+_LEAST = 1e-5  # of the objectives: what costs next to nothing is decided by its bytes
 
 
 @dataclass
@@ -38,7 +39,10 @@ class Cuts:
         self.most = self.most or _FIRST_MOST * abs(objective)
 
     def highest(self) -> tuple[FloatArray, float]:
-        """The prices of whole limits at which the least of all cuts is highest, and its seconds."""
+        """The prices of whole limits at which the least of all cuts is highest, and its seconds.
+
+        No price is zero, so that of assignments that cost the same the smallest is found.
+        """
         excess = np.array(self.excesses)
         num_rows = excess.shape[1]
         scale = max(map(abs, self.objectives)) or 1.0
@@ -49,7 +53,7 @@ class Cuts:
             b_ub=np.array(self.objectives) / scale,
             bounds=[(None, None), *[(0.0, self.most / scale)] * num_rows],
         )
-        prices = scale * found.x[1:]
+        prices = scale * np.maximum(found.x[1:], _LEAST)
         if (prices >= self.most * (1 - 1e-9)).any():
             self.most *= _RISE  # what comes next may be dearer
         return prices, scale * float(found.x[0])

@@ -38,10 +38,10 @@ from hpc_alpa.plan.solve.solution import Solution
 log = logging.getLogger(__name__)
 _ROUNDS, _GRACE = 60, 12  # the second: after the time, while nothing fits
 _CONVERGED = 0.02  # of the gap: what the dual may still rise by when its search ends
-_PRICED_GAP = 5e-4  # of each priced program
+_PRICED_GAP = 1e-6  # of each priced program
 _PATIENCE = 3  # rounds before the fewest bytes are looked for
 _MIXED = 3  # of those that fit, and of those that are cheaper
-_PUSHES, _FIRST_PUSH, _NARROW, _SHARE_OF_OTHERS = 12, 0.05, 0.02, 0.01
+_PUSHES, _FIRST_PUSH, _NARROW, _SHARE_OF_OTHERS, _LEAST_PUSHED = 12, 0.05, 0.02, 0.01, 1e-4
 _LEAST_SECONDS, _SHARE = 5.0, 0.5  # of a priced program; of the time left
 _ROUNDING = 1e-9
 
@@ -162,7 +162,8 @@ class Dual:
                 return
             more = (low + high) / 2 if math.isfinite(high) else max(2 * low, _FIRST_PUSH)
             prices = np.pad(self._prices, (0, len(self.problem.rows) - len(self._prices)))
-            prices = np.maximum(prices, _SHARE_OF_OTHERS * prices.max()) * (1 + more)
+            least = max(_SHARE_OF_OTHERS * prices.max(), _LEAST_PUSHED * abs(self.bound))
+            prices = np.maximum(prices, least) * (1 + more)
             self._cheapest(prices / self._limits, clock)
             over = evaluate(self.problem, self._seen[-1]).memory > self.problem.limits
             low, high = (more, high) if over.any() else (low, more)
