@@ -19,8 +19,10 @@ from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import zero
 from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.restrictions import Restrictions
+from hpc_alpa.plan.solve import solver
 from hpc_alpa.plan.solve.problem import complete, evaluate
 from hpc_alpa.pytree import flatten
+from hpc_alpa.search import candidates
 from hpc_alpa.sharding import num_tiles
 from hpc_alpa.simulate.memory import peak_bytes
 from hpc_alpa.step import LOOP, split_stages
@@ -179,3 +181,46 @@ def test_the_planner_counts_most_of_what_the_program_holds(method: str, slots: i
     counted = step.plan.solver["held_bytes"]
     held = max(peak_bytes(p) for p in step.programs)
     assert 0.7 * held <= counted <= 1.05 * held
+
+
+def test_where_memory_is_short_equal_layers_differ_in_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The road of large programs, on a small one: a better plan, and the same numbers."""
+    monkeypatch.setattr(solver, "_QUICK", 0)
+    one_stage = candidates.slice_stages
+    monkeypatch.setattr(
+        candidates,
+        "slice_stages",
+        lambda *given: (s for s in one_stage(*given) if len(s.meshes) == 1),
+    )
+    config = replace(MODEL, layers=4)
+    rows = {name: v[:8] for name, v in batch(0).items()}
+
+    def trained(**options: Any) -> tuple[Any, list[np.ndarray]]:
+        step = parallelize(
+            gpt.train_step(config, OPTIMIZER, seed=5),
+            backend="local",
+            costs="analytic",
+            num_microbatches=2,
+            recompute="none",
+            **options,
+        )
+        state, _ = step(step.create(gpt.init(config, OPTIMIZER), 3), rows, RATE)
+        return step.plan, list(flatten(fetch(state))[0])
+
+    _, weights = trained(method="dp1", cluster=cluster(1))
+    fastest, _ = trained(cluster=cluster(2))
+    memory = 0.85 * max(fastest.predicted["peak_bytes"])
+    plans = {}
+    for wide in (1.0, 0.0):
+        monkeypatch.setattr(solver, "_WIDE", wide)
+        plans[wide], found = trained(cluster=cluster(2), memory=memory)
+        assert max(plans[wide].predicted["peak_bytes"]) <= memory
+        for a, b in zip(weights, found, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    alike, apart = (p.solver["objective"] for p in plans.values())
+    assert apart <= alike * (1 + 1e-9)
+    names = plans[0.0].predicted["names"]["inputs"][0]
+    specs = dict(zip(names, plans[0.0].stages[0].inputs, strict=True))
+    assert len({specs[f"state/params/layers/{k}/feed_forward/up/weight"] for k in range(4)}) > 1
