@@ -14,12 +14,12 @@ class Options:
 
 
 class Clock:
-    """Seconds that are left, and seconds per phase."""
+    """Seconds that are left, and seconds per phase: its own, or also those of another clock."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, phases: dict[str, float] | None = None) -> None:
         self._begin = self._lap = time.perf_counter()
         self._seconds = seconds
-        self.phases: dict[str, float] = {}
+        self.phases: dict[str, float] = {} if phases is None else phases
 
     @property
     def left(self) -> float:

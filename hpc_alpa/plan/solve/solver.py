@@ -20,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_alpa.errors import PlanError
 from hpc_alpa.plan.solve import highs, prices, prune
 from hpc_alpa.plan.solve.anytime import Anytime
 from hpc_alpa.plan.solve.dual import Dual, Limits, Rows
@@ -34,9 +35,11 @@ from hpc_alpa.plan.solve.solution import Solution, nothing_found
 _ROUNDING = 1e-9
 _FIRST_SHARE = 0.5  # of the time, for the first road
 _LOOSE_SHARE, _PRICE_SHARE = 0.03, 0.2  # where there are rows: without them, and with prices
-_WIDE = 3e-3  # gap of equal layers that are all alike, from which on they need not be
+_WIDE = 3e-3  # gap that prices leave, from which on more is tried
+_CLOSING = 0.4  # of the time that is left, for the integer program then
 _EXPLICIT = 2**22  # bytes of terms in all rows together, up to which they are made at all
 _QUICK = 20_000  # flows below which the integer program is faster than prices one by one
+_TINY = 2_000  # flows below which it is so together with the rows that are made when missed
 _LARGE = 30_000  # choices from which on the relaxation takes longer than anyone waits
 
 
@@ -62,15 +65,17 @@ def solve(
     loose = _solve(reduced, options, clock)
     if limits is None or not (rows := limits.rows_of(loose.assignment)):
         return loose
-    if _num_flows(reduced.problem) < _QUICK:
+    num_flows = _num_flows(reduced.problem)
+    if num_flows < _TINY:
         return _with_rows(problem, options, limits.rows_of, rows, clock)
-    return _priced(problem, options, limits, loose, clock)
+    return _priced(problem, options, limits, loose, num_flows < _QUICK, clock)
 
 
 def _priced(
-    problem: Problem, options: Options, limits: Limits, loose: Solution, clock: Clock
+    problem: Problem, options: Options, limits: Limits, loose: Solution, small: bool, clock: Clock
 ) -> Solution:
-    """With prices on the memory; where that leaves a wide gap, with fewer ties too."""
+    """With prices on the memory; where that leaves a wide gap, by the integer program too if that
+    is small, else with fewer ties."""
     gap = max(options.relative_gap, _ROUNDING)
     dual = Dual(problem, limits.rows_of, _solve_free)
     dual.search(loose, gap, clock)
@@ -85,7 +90,16 @@ def _priced(
         )
 
     alike = found()
-    if limits.apart is None or alike.gap <= max(gap, _WIDE) or clock.left == 0:
+    if alike.gap <= max(gap, _WIDE) or clock.left == 0:
+        return alike
+    if small:
+        briefly = Clock(_CLOSING * clock.left, clock.phases)
+        try:
+            exact = _with_rows(problem, options, limits.rows_of, dual.problem.rows, briefly)
+        except PlanError:  # the time was too short for it
+            return alike
+        return min(alike, exact, key=lambda s: s.gap)
+    if limits.apart is None:
         return alike
     dual.search_apart(limits.apart(), gap, clock)
     clock.lap("prices apart")
