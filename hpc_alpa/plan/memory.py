@@ -26,6 +26,7 @@ from hpc_alpa.plan.solve.problem import (
     MemoryRow,
     Problem,
     Window,
+    concatenate,
     needed_cells,
 )
 from hpc_alpa.plan.values import Form
@@ -76,34 +77,49 @@ class Liveness:
 
     def profile(self, assignment: Assignment) -> FloatArray:
         """Bytes at each point."""
-        made = self._copies_made(assignment)
-        change = np.zeros(len(self.points) + 1)
-        for s in self.spans:
-            if s.kind is None:
-                nbytes = self.tiles(s.of)[assignment.choices[s.of]]
-            else:
-                nbytes = made.get((s.of, s.kind), 0.0)
-            change[s.first] += s.count * nbytes
-            change[s.last + 1] -= s.count * nbytes
+        first, last, of, kind, count = self._flat
+        choices = np.array(assignment.choices, np.int64)
+        tile, copy = kind < 0, kind >= 0
+        amount = np.zeros(len(of))
+        amount[tile] = self._tile_bytes[self.draft.choice_offset[of[tile]] + choices[of[tile]]]
+        amount[copy] = self._copies_made(assignment)[kind[copy], of[copy]]
+        amount *= count
+        size = len(self.points) + 1
+        change = np.bincount(first, amount, size) - np.bincount(last + 1, amount, size)
         held: FloatArray = np.cumsum(change)[:-1]
         return held
 
-    def _copies_made(self, assignment: Assignment) -> dict[tuple[int, Window | str], float]:
-        """Bytes of the copies of each value, in each window."""
+    @cached_property
+    def _flat(self) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
+        """The spans as arrays: first, last, of, kind, count; a node's tile is of kind -1."""
+        number: dict[Window | str | None, int] = {None: -1, HELD: len(Window)}
+        number.update((w, int(w)) for w in Window)
+        rows = [(s.first, s.last, s.of, number[s.kind], s.count) for s in self.spans]
+        return tuple(np.array(rows, np.int64).reshape(-1, 5).T)  # type: ignore[return-value]
+
+    @cached_property
+    def _tile_bytes(self) -> FloatArray:
+        """Of each choice of the nodes that make values, which come first."""
+        number = max((s.of + 1 for s in self.spans if s.kind is None), default=0)
+        return concatenate([self.tiles(node) for node in range(number)])
+
+    @cached_property
+    def _copy_bytes(self) -> FloatArray:
+        """Of each cell (value, made, needed)."""
+        return concatenate([self.copies(k).ravel() for k in range(len(self.draft.values))])
+
+    def _copies_made(self, assignment: Assignment) -> FloatArray:
+        """Bytes of the copies [window, value]; the last row is what stays for backward."""
         draft, choices = self.draft, assignment.choices
-        found: dict[tuple[int, Window | str], float] = {}
+        offset, num_values = draft.cell_offset, len(draft.values)
+        found = np.zeros((len(Window) + 1, num_values))
         for window in Window:
             cells = needed_cells(draft, choices, window)
-            values = np.searchsorted(draft.cell_offset, cells, side="right") - 1
-            places = cells - draft.cell_offset[values]
-            for k, place in zip(values.tolist(), places.tolist(), strict=True):
-                nbytes = self.copies(k).flat[place]
-                if nbytes:
-                    found[k, window] = found.get((k, window), 0.0) + float(nbytes)
+            values = np.searchsorted(offset, cells, side="right") - 1
+            found[window] = np.bincount(values, self._copy_bytes[cells], num_values)
         for k, t in assignment.held:
             value = draft.values[k]
-            nbytes = self.copies(k)[value.produced[choices[value.producer]], t]
-            found[k, HELD] = found.get((k, HELD), 0.0) + float(nbytes)
+            found[-1, k] += self.copies(k)[value.produced[choices[value.producer]], t]
         return found
 
     def row(self, point: int, limit: float) -> MemoryRow:

@@ -40,9 +40,10 @@ _ROUNDS, _GRACE = 60, 12  # the second: after the time, while nothing fits
 _CONVERGED = 0.02  # of the gap: what the dual may still rise by when its search ends
 _PRICED_GAP = 1e-6  # of each priced program
 _PATIENCE = 3  # rounds before the fewest bytes are looked for
+_JOINED = 6  # of the last ones seen, with a new best
 _MIXED = 3  # of those that fit, and of those that are cheaper
 _PUSHES, _FIRST_PUSH, _NARROW, _SHARE_OF_OTHERS, _LEAST_PUSHED = 12, 0.05, 0.02, 0.01, 1e-4
-_LEAST_SECONDS, _SHARE = 5.0, 0.5  # of a priced program; of the time left
+_LEAST_SECONDS, _MOST_SECONDS, _SHARE = 2.0, 5.0, 0.5  # of a priced program; of the time left
 _ROUNDING = 1e-9
 
 Rows = Callable[[Assignment], Sequence[MemoryRow]]
@@ -220,7 +221,7 @@ class Dual:
     def _solve(self, reduced: Reduced, per_byte: FloatArray, clock: Clock) -> float:
         """Offer the cheapest assignment at some prices. Returns the bound of the priced program."""
         small = reduced.problem
-        seconds = max(_LEAST_SECONDS, _SHARE * clock.left)
+        seconds = max(_LEAST_SECONDS, min(_MOST_SECONDS, _SHARE * clock.left))
         found = self.solve_free(priced(small, per_byte), _PRICED_GAP, seconds)
         choices = found.assignment.choices
         held = worth_holding(small, choices, per_byte)
@@ -239,7 +240,7 @@ class Dual:
         self._seen.append(assignment)
         self._cut(assignment)
         better = self._keep(assignment)
-        for other in self._seen if better else (assignment,):
+        for other in self._seen[-_JOINED:] if better else (assignment,):
             self._join(other)
 
     def _cut(self, assignment: Assignment) -> None:
