@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from hpc_alpa.errors import InfeasibleError, TracingError
 from hpc_alpa.lower.program import COLLECTIVES, KIND, Program, Send
 from hpc_alpa.models import AdamW, MLPConfig, adamw, mlp
 from hpc_alpa.pytree import flatten
+from hpc_alpa.search import candidates
+from hpc_alpa.search.slicing import Slices
 from hpc_alpa.sharding import ShardingSpec
 from hpc_alpa.trace import value_and_grad
 from tests.helpers.equality import planned_collectives
@@ -104,6 +107,26 @@ def test_fast_links_give_tensor_or_data_parallelism() -> None:
     flops = [_flops(p) for p in made.programs]
     alone = _flops(Trained(machine(1, 1), layers=4, hidden=256, rows=64).programs[0])
     assert max(flops) == pytest.approx(alone / 4), "matrix products are split, not repeated"
+
+
+def test_meshes_of_three_axes_are_tried_where_hosts_are_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One plan of such a mesh, on 16 threads."""
+    tried = []
+    every_slice = candidates.slice_stages
+
+    def three_axes(*given: Any) -> Iterator[Slices]:
+        for found in every_slice(*given):
+            tried.append(found.meshes[0].shape)
+            if len(found.meshes[0].shape) == 3:
+                yield found
+
+    monkeypatch.setattr(candidates, "slice_stages", three_axes)
+    made = Trained(machine(2, 8), layers=1, hidden=16, rows=64, num_microbatches=1)
+    assert tried == [(16,), (2, 8), (4, 4), (8, 2), (2, 2, 4)]
+    [stage] = made.step.plan.stages
+    assert stage.mesh_shape == (2, 2, 4) and stage.axes == ("x", "y", "z")
 
 
 def _flops(program: Program) -> float:

@@ -61,7 +61,8 @@ def slice_stages(
     # Costs that are no seconds speak of one stage alone.
     alone = step.num_microbatches == 1 or request.num_microbatches is not None
     if alone or request.memory is not None:
-        for shape in _shapes(request, request.num_devices):
+        whole = request.num_devices
+        for shape in (*_shapes(request, whole), *_three_axes(request, whole)):
             yield Slices((), (DeviceMesh(shape, devices),), (AXES[: len(shape)],))
     if request.num_devices > 1 and step.num_microbatches > 1 and request.cost.in_seconds:
         yield from _pipelines(request, step, rules, again)
@@ -77,6 +78,16 @@ def _shapes(request: Request, n: int) -> list[tuple[int, ...]]:
     if len({request.cluster.host_of(d) for d in range(n)}) == 1:
         pairs = [(a, b) for a, b in pairs if a <= b and n > SMALL]
     return [(n,), *pairs]
+
+
+def _three_axes(request: Request, n: int) -> list[tuple[int, ...]]:
+    """Logical shapes of three axes: whole hosts along the first, two within a host."""
+    hosts = len({request.cluster.host_of(d) for d in range(n)})
+    width = n // hosts
+    if hosts == 1 or width * hosts != n or width <= SMALL:
+        return []
+    inside = [(a, width // a) for a in range(2, width) if width % a == 0]
+    return [(hosts, a, b) for a, b in inside if a <= b]
 
 
 def _sizes(request: Request) -> list[int]:
