@@ -8,7 +8,7 @@ Values      conversions from produced to needed specs, cheapest paths, paid once
                                                                         -> plan.values
 Ties        a new state leaf lies as the old one; the elementwise equations that update one
             parameter lie alike, with its optimizer state, and so do equal layers
-                                                -> _ties(), plan.updates, plan.alike
+                                                                        -> plan.ties
 Memory      what is held at each point of a step, where it is too much   -> plan.memory
 
 Solved by `plan.solve`; the formulas are in `plan.solve.problem`.
@@ -16,7 +16,7 @@ Solved by `plan.solve`; the formulas are in `plan.solve.problem`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
@@ -25,7 +25,7 @@ import numpy as np
 
 from hpc_alpa.errors import ShardingError
 from hpc_alpa.ir.graph import Eqn, Var
-from hpc_alpa.plan.alike import alike, block_of, same_holds
+from hpc_alpa.plan.alike import same_holds
 from hpc_alpa.plan.choices import distinct, specs_of, worthwhile
 from hpc_alpa.plan.decode import stage_plan
 from hpc_alpa.plan.memory import Liveness, liveness
@@ -46,6 +46,7 @@ from hpc_alpa.plan.solve.problem import (
 )
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.plan.solve.solver import solve
+from hpc_alpa.plan.ties import Ties, renews
 from hpc_alpa.plan.updates import Updates, uniform
 from hpc_alpa.plan.values import Form, Needed, Values
 from hpc_alpa.sharding import (
@@ -124,7 +125,7 @@ class IntraOp:
 
     def _tied(self, problem: Problem, blocks: int) -> Problem:
         """The program with the ties that updates, results and equal layers need."""
-        made = replace(problem, ties=tuple(self._ties(blocks)), holds=())
+        made = replace(problem, ties=self._ties.of_nodes(blocks), holds=())
         leader = leaders(made).tolist()
         return replace(made, holds=same_holds(made.values, self.forms, leader))
 
@@ -152,22 +153,12 @@ class IntraOp:
         def apart() -> Apart:
             nonlocal used
             used = self._tied(bare, BLOCKS)
-            return Apart(used, self._blocks(used))
+            return Apart(used, self._ties.block_of_nodes(leaders(used).tolist(), BLOCKS))
 
         limited = None if self.memory is None else Limits(rows_of, apart)
         solution = solve(bare, options, limited)
         self._made = replace(used, rows=tuple(rows[p] for p in sorted(rows)))
         return solution
-
-    def _blocks(self, tied: Problem) -> tuple[int, ...]:
-        """The block of equal layers that each node belongs to; -1 for none."""
-        nodes, leader = self._nodes(), leaders(tied).tolist()
-        block: dict[int, int] = {}
-        for v, b in block_of(self.stage.graph, BLOCKS).items():
-            for w in (v, self.updates.leader.get(self._renewed.get(v, v))):
-                if w is not None:
-                    block[leader[nodes[w]]] = b
-        return tuple(block.get(first, -1) for first in leader)
 
     def runs(self, phase: str) -> int:
         """How often a phase runs in a step."""
@@ -250,7 +241,7 @@ class IntraOp:
         return {
             inputs[at]: w
             for k, (_, w) in enumerate(self.stage.results)
-            if self.rows.dims[w] and (at := self._renews(k)) is not None
+            if self.rows.dims[w] and (at := self._renews.get(k)) is not None
         }
 
     def choices_of_output(self, k: int) -> tuple[ShardingSpec, ...]:
@@ -260,7 +251,7 @@ class IntraOp:
         v = self.stage.graph.outputs[k]
         whole = specs_of(v.type, self.pricing.mesh.shape)
         if k < len(self.stage.results):
-            source = self._renews(k)
+            source = self._renews.get(k)
             if source is not None:
                 return self.input_specs[source]
             # Rows of slots lie apart: a result may have them along its first dim.
@@ -269,62 +260,21 @@ class IntraOp:
             return whole if v.type.shape else whole[:1]
         return tuple(s for s in whole if not self.rows.split(v, s))
 
-    def _renews(self, k: int) -> int | None:
-        """The input of this stage's graph that output k is the new value of."""
-        position, v = self.stage.results[k]
-        at = self.step.renewed.get(position)
-        if at is None:
-            return None
-        old = self.step.graph.inputs[at]
-        here = self._position.get(old)
-        return here if here is not None and old.type.shape == v.type.shape else None
-
     @cached_property
-    def _renewed(self) -> dict[Var, Var]:
-        """The new value of each input that has one in this stage."""
-        return {
-            self.stage.graph.inputs[at]: w
-            for k, (_, w) in enumerate(self.stage.results)
-            if (at := self._renews(k)) is not None
-        }
+    def _renews(self) -> dict[int, int]:
+        return renews(self.step, self.stage)
 
-    @cached_property
-    def _position(self) -> dict[Var, int]:
-        return {v: k for k, v in enumerate(self.stage.graph.inputs)}
-
-    def _ties(self, blocks: int) -> list[int]:
-        n_in, n_eq = len(self.input_specs), len(self.equation_strategies)
-        ties = list(range(n_in + n_eq + len(self.output_specs)))
-        for k in range(len(self.stage.results)):
-            source = self._renews(k)
-            if source is not None:
-                ties[n_in + n_eq + k] = source
-        for a, b in self.ties:
-            ties[a] = b
-        nodes = self._nodes()
-        for v, leader in self.updates.leader.items():
-            ties[nodes[v]] = nodes[leader]
-        for v, leader in self.updates.inputs.items():
-            if self.input_specs[nodes[v]] == self.produced(nodes[leader]):
-                ties[nodes[v]] = nodes[leader]
-        for v, w in self._alike(blocks):
-            a, b = nodes[v], nodes[w]
-            if ties[a] == a and self._meanings(a) == self._meanings(b):
-                ties[a] = b
-        return ties
-
-    def _alike(self, blocks: int) -> Iterator[tuple[Var, Var]]:
-        """Values of equal layers, their parameters, and what updates these."""
-        graph, leader = self.stage.graph, self.updates.leader
-        inputs = set(graph.inputs)
-        for v, w in alike(graph, blocks):
-            if v in graph.producer and w in graph.producer:
-                yield v, w
-            elif v in inputs and w in inputs:
-                yield v, w
-                new = [leader.get(self._renewed[p]) for p in (v, w) if p in self._renewed]
-                if len(new) == 2 and new[0] is not None and new[1] is not None:
-                    yield new[0], new[1]
+    @property
+    def _ties(self) -> Ties:
+        return Ties(
+            self.stage,
+            self._nodes(),
+            self._renews,
+            self.updates,
+            self._meanings,
+            self.produced,
+            self.ties,
+        )
 
     def _meanings(self, node: int) -> tuple[ShardingSpec, ...] | tuple[Strategy, ...]:
         n_in = len(self.input_specs)
