@@ -10,8 +10,9 @@ from hpc_alpa.errors import InfeasibleError
 from hpc_alpa.plan.solve import enumerate as brute_force
 from hpc_alpa.plan.solve import solver
 from hpc_alpa.plan.solve.cuts import Cuts
-from hpc_alpa.plan.solve.dual import Dual, Limits
+from hpc_alpa.plan.solve.dual import Dual
 from hpc_alpa.plan.solve.join import join
+from hpc_alpa.plan.solve.limits import Limits
 from hpc_alpa.plan.solve.options import Clock, Options
 from hpc_alpa.plan.solve.problem import (
     Assignment,

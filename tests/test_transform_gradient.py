@@ -98,3 +98,17 @@ def test_equal_maxima_share_the_gradient_of_a_reduction() -> None:
     (g,) = gradient(b, tuple(b.eqns), top, [x])
     (got,) = evaluate(b.build((g,)), [np.array([1.0, 3, 3, 2])])
     np.testing.assert_allclose(got, [0, 0.5, 0.5, 0])
+
+
+def test_the_gradient_of_relu_reads_what_relu_made() -> None:
+    """What relu takes need not be kept. Ties and signed zeros pass nothing on, NaN does."""
+    x = np.array([-1.0, -0.0, 0.0, 2.0, np.nan, np.inf])
+    b = Builder()
+    v = b.input(TensorType(x.shape, "float64"))
+    y = b.max(0.0, v)
+    loss = b.reduce_sum(y, dims=(0,))
+    (g,) = gradient(b, tuple(b.eqns), loss, [v])
+    graph = simplify(b.build((g,)))
+    [compared] = [e for e in graph.eqns if e.op.name == "compare"]
+    assert v not in compared.inputs and y in compared.inputs
+    np.testing.assert_array_equal(evaluate(graph, [x])[0], [0, 0, 0, 1, 1, 1])

@@ -101,9 +101,14 @@ def _pow_vjp(b: Any, e: Any, ct: Any) -> Any:
 
 
 def _picked(b: Any, e: Any, ct: Any) -> Any:
-    """Gradient of max and min: to the operand that was taken, to the first on a tie."""
+    """Gradient of max and min: to the operand that was taken, to the first on a tie.
+
+    With a number first, as in relu, the result says as much as the second operand, and is kept
+    anyway by what reads it.
+    """
     x, y = e.inputs
-    first = b.compare(x, y, direction="ge" if e.op.name == "max" else "le")
+    other = y if x.type.shape else e.output
+    first = b.compare(x, other, direction="ge" if e.op.name == "max" else "le")
     return b.select(first, ct, 0.0), b.select(first, 0.0, ct)
 
 

@@ -34,7 +34,7 @@ from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.restrictions import Restrictions, everything
 from hpc_alpa.plan.settle import settle
-from hpc_alpa.plan.solve.dual import Apart, Limits
+from hpc_alpa.plan.solve.limits import Apart, Limits
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.plan.solve.problem import (
     Assignment,

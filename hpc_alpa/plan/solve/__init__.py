@@ -3,8 +3,9 @@
 What is solved     `problem`, memory over time `liveness`, what comes back `solution`, `options`
 The solver         `solver`; with a store on disk `stored`
 Presolve           `presolve`, `forced`
-First road         `prune`: `pairwise`, `chains`, `messages`; exact where narrow: `contract`
-  with rows        `anytime`: `intervals`, `lagrange`, `repair`, `neighbourhoods`; or `prices`
+First road         `prune`: `pairwise`, `stars`, `chains`, `messages` on `passes`; exact: `contract`
+  with rows        `dual`: `limits`, `cuts`, `prices`, `join`
+  with liveness    `anytime`: `intervals`, `lagrange`, `repair`, `neighbourhoods`
 Integer program    `highs`: `model`, `lazy`, `engine`; why there is none: `infeasible`
 Tables             `eliminate`, `shares`: optima over kept nodes, for the search for stages
 Oracle             `enumerate`

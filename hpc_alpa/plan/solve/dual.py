@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hpc_alpa.errors import InfeasibleError
+from hpc_alpa.errors import InfeasibleError, PlanError
 from hpc_alpa.plan.solve.cuts import Cuts
 from hpc_alpa.plan.solve.join import join
+from hpc_alpa.plan.solve.limits import Apart, Rows
 from hpc_alpa.plan.solve.options import Clock
 from hpc_alpa.plan.solve.presolve import Reduced, reduce
 from hpc_alpa.plan.solve.prices import hold, priced
@@ -27,7 +28,6 @@ from hpc_alpa.plan.solve.problem import (
     Assignment,
     FloatArray,
     IntArray,
-    MemoryRow,
     Problem,
     complete,
     evaluate,
@@ -46,35 +46,7 @@ _PUSHES, _FIRST_PUSH, _NARROW, _SHARE_OF_OTHERS, _LEAST_PUSHED = 12, 0.05, 0.02,
 _LEAST_SECONDS, _MOST_SECONDS, _SHARE = 2.0, 5.0, 0.5  # of a priced program; of the time left
 _ROUNDING = 1e-9
 
-Rows = Callable[[Assignment], Sequence[MemoryRow]]
 Free = Callable[[Problem, float, float], Solution]
-
-
-@dataclass(frozen=True)
-class Apart:
-    """The same problem with fewer ties: equal layers are alike in blocks.
-
-    Attributes:
-        block: of each node, from 0; -1 for none.
-    """
-
-    problem: Problem
-    block: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Memory rows that are too many to be listed in a problem.
-
-    Attributes:
-        rows_of: the rows that an assignment does not meet, none if it fits; the same object for
-            the same row.
-        apart: made where a wide gap is left: what equal layers hold adds up in large steps, while
-            they are all alike.
-    """
-
-    rows_of: Rows
-    apart: Callable[[], Apart] | None = None
 
 
 @dataclass
@@ -175,12 +147,6 @@ class Dual:
         return self.best is not None and self.objective - self.bound <= gap
 
     @property
-    def gap(self) -> float:
-        """Relative; infinite where nothing that fits is known."""
-        missing = self.objective - self.bound
-        return missing / abs(self.objective) if self.best is not None and missing else missing
-
-    @property
     def _limits(self) -> FloatArray:
         return np.maximum(self.problem.limits, 1.0)
 
@@ -201,8 +167,11 @@ class Dual:
             self.bound, self._prices = bound, per_byte * np.maximum(limits, 1.0)
 
     def _smallest(self, per_byte: FloatArray, clock: Clock) -> None:
-        """The assignment of fewest bytes, weighed by the prices; where that is too much, nothing
-        fits."""
+        """The assignment of fewest bytes, weighed by the prices.
+
+        Raises:
+            InfeasibleError: that is too much, so that nothing fits.
+        """
         weights = per_byte if per_byte.any() else 1.0 / self._limits
         weights = weights / float(weights @ self._limits)
         limits = self.problem.limits
@@ -222,7 +191,11 @@ class Dual:
         """Offer the cheapest assignment at some prices. Returns the bound of the priced program."""
         small = reduced.problem
         seconds = max(_LEAST_SECONDS, min(_MOST_SECONDS, _SHARE * clock.left))
-        found = self.solve_free(priced(small, per_byte), _PRICED_GAP, seconds)
+        try:
+            found = self.solve_free(priced(small, per_byte), _PRICED_GAP, seconds)
+        except PlanError as error:
+            log.info("nothing is known at these prices: %s", error)
+            return -math.inf
         choices = found.assignment.choices
         held = worth_holding(small, choices, per_byte)
         self._offer(reduced.expand(complete(small, choices, held)))

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from hpc_alpa.errors import PlanError
 from hpc_alpa.plan.solve import highs, prices, prune
 from hpc_alpa.plan.solve.anytime import Anytime
-from hpc_alpa.plan.solve.dual import Dual, Limits, Rows
+from hpc_alpa.plan.solve.dual import Dual
 from hpc_alpa.plan.solve.infeasible import explain
+from hpc_alpa.plan.solve.limits import Limits, Rows
 from hpc_alpa.plan.solve.model import build
 from hpc_alpa.plan.solve.options import Clock, Options
 from hpc_alpa.plan.solve.presolve import Reduced, reduce
