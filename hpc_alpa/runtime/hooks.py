@@ -16,6 +16,7 @@ import faulthandler
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -29,6 +30,8 @@ EXIT_SECONDS = 30.0
 # A rank that leaves with an error waits only this long for the others to leave with it.
 FAILED_EXIT_SECONDS = 2.0
 ABORT_SECONDS = 30.0
+# A launcher that hears of an abort may drop what it has not yet forwarded of the ranks' output.
+FORWARD_SECONDS = 0.2
 
 _installed = False
 _rank: int | None = None
@@ -95,6 +98,7 @@ def abort(code: int) -> NoReturn:
     _end_after(ABORT_SECONDS)  # MPI_Init needs the other ranks, and they may never come to it
     try:
         _flush()
+        time.sleep(FORWARD_SECONDS)
         from hpc_alpa.comm.mpi_library import MPI, start
 
         if not MPI.Is_finalized():
