@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hpc_alpa.errors import InfeasibleError
+from hpc_alpa.errors import InfeasibleError, PlanError
 from hpc_alpa.plan.solve import enumerate as brute_force
-from hpc_alpa.plan.solve import solver
+from hpc_alpa.plan.solve import solver, stored
 from hpc_alpa.plan.solve.cuts import Cuts
 from hpc_alpa.plan.solve.dual import Dual
 from hpc_alpa.plan.solve.join import join
 from hpc_alpa.plan.solve.limits import Limits
 from hpc_alpa.plan.solve.options import Clock, Options
+from hpc_alpa.plan.solve.prices import hold
 from hpc_alpa.plan.solve.problem import (
     Assignment,
     MemoryRow,
@@ -165,10 +166,10 @@ def test_what_an_assignment_takes_over_from_another_fits() -> None:
     assert tried > 100
 
 
-def test_equal_values_hold_the_same_copies() -> None:
-    """Two layers, tied: room for one held copy is room for none."""
-    conversion = np.array([[0.0, 3.0], [3.0, 0.0]])
+def two_layers() -> Problem:
+    """Two tied values, whose copies cost 3 s to make twice."""
     needed = np.array([1, 1])
+    conversion = np.array([[0.0, 3.0], [3.0, 0.0]])
     values = tuple(
         Value(
             v,
@@ -180,12 +181,41 @@ def test_equal_values_hold_the_same_copies() -> None:
         for v in (0, 1)
     )
     costs = (np.array([0.0, 50.0]), np.array([0.0, 50.0]), np.zeros(2), np.zeros(2))
-    bare = Problem(costs, values, ties=(0, 0, 2, 2), holds=(0, 0))
-    terms = np.concatenate([bare.held_terms(k).ravel() for k in (0, 1)])
-    for limit, seconds in ((2.0, 6.0), (1.0, 12.0)):
-        problem = replace(bare, rows=(MemoryRow("held", limit, terms, np.ones(terms.size)),))
+    return Problem(costs, values, ties=(0, 0, 2, 2), holds=(0, 0))
+
+
+def room_for(problem: Problem, copies: float) -> Problem:
+    """With a row over what is held, a byte each."""
+    terms = np.concatenate([problem.held_terms(k).ravel() for k in (0, 1)])
+    return replace(problem, rows=(MemoryRow("held", copies, terms, np.ones(terms.size)),))
+
+
+def test_equal_values_hold_the_same_copies() -> None:
+    """Two layers, tied: room for one held copy is room for none."""
+    for copies, seconds in ((2.0, 6.0), (1.0, 12.0)):
+        problem = room_for(two_layers(), copies)
         best = brute_force.best(problem)
         assert best is not None and best[0] == seconds
         assert solver.solve(problem, EXACT).objective == pytest.approx(seconds)
     apart = replace(problem, holds=())
     assert solver.solve(apart, EXACT).objective == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize(("copies", "held"), [(2.0, {(0, 1), (1, 1)}), (1.5, set())])
+def test_what_room_is_left_is_filled_with_copies_of_all_equal_values(
+    copies: float, held: set[tuple[int, int]]
+) -> None:
+    problem = room_for(two_layers(), copies)
+    bare = complete(problem, (0, 0, 0, 0))
+    assert not bare.held
+    assert hold(problem, bare, problem.limits).held == held
+
+
+def test_copies_that_are_not_held_alike_are_refused() -> None:
+    problem = room_for(two_layers(), 2.0)
+    with pytest.raises(PlanError, match="those of equal values are"):
+        evaluate(problem, Assignment((0, 0, 0, 0), frozenset({(0, 1)})))
+    longer = replace(problem.values[1], conversion=np.ones((2, 3)))
+    with pytest.raises(PlanError, match="holds as"):
+        replace(problem, values=(problem.values[0], longer), rows=())
+    assert stored.digest(problem) != stored.digest(replace(problem, holds=()))

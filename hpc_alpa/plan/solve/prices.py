@@ -205,17 +205,24 @@ class _Best:
 
 
 def hold(problem: Problem, assignment: Assignment, room: FloatArray) -> Assignment:
-    """Hold more copies in the bytes of `room` per row, the best seconds for their bytes first."""
-    left = []
+    """Hold more copies in the bytes of `room` per row, the best seconds for their bytes first.
+
+    Equal values hold alike (`Problem.holds`), so that their copies are taken together.
+    """
+    together: dict[tuple[int, int], list[int]] = {}
     for k, t, term in holdable_copies(problem, assignment.choices):
-        if (k, t) not in assignment.held and problem.term_costs[term] < 0:
-            nbytes = problem.bytes_of_term[:, [term]].toarray().ravel()
+        if (k, t) not in assignment.held:
+            together.setdefault((problem.holds[k], t), []).append(term)
+    left = []
+    for copy, terms in together.items():
+        saved = float(problem.term_costs[terms].sum())
+        if saved < 0:
+            nbytes = problem.bytes_of_term[:, terms].sum(axis=1)
             share = float((nbytes / np.maximum(problem.limits, 1.0)).max(initial=0.0))
-            rate = problem.term_costs[term] / max(share, _ROUNDING)
-            left.append((rate, (k, t), nbytes))
+            left.append((saved / max(share, _ROUNDING), copy, nbytes))
     held = set(assignment.held)
     for _, copy, nbytes in sorted(left, key=lambda c: c[0]):
         if (nbytes <= room).all():
             room = room - nbytes
             held.add(copy)
-    return Assignment(assignment.choices, frozenset(held))
+    return complete(problem, assignment.choices, held)

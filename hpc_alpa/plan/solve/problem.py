@@ -185,6 +185,16 @@ class Problem:
                         f"{value.name} at {self.names[node]}: classes {classes} for "
                         f"{len(self.costs[node])} choices and {bound} classes"
                     )
+        for k, first in enumerate(self.holds):
+            if (
+                k != first
+                and self.values[k].conversion.shape != self.values[first].conversion.shape
+            ):
+                raise PlanError(
+                    f"{self.values[k].name} holds as {self.values[first].name} does, but has "
+                    f"conversions of shape {self.values[k].conversion.shape}, not "
+                    f"{self.values[first].conversion.shape}"
+                )
         for row in self.rows:
             if not _within(row.terms, self.num_terms):
                 raise PlanError(f"memory row {row.name!r} names a term beyond {self.num_terms}")
@@ -425,6 +435,11 @@ def evaluate(problem: Problem, assignment: Assignment) -> Evaluation:
         raise PlanError(
             f"copies {missing} are held, but not needed in both windows or not holdable"
         )
+    groups = {(problem.holds[k], t) for k, t in assignment.held}
+    alike = {(k, t) for k, t in possible if (problem.holds[k], t) in groups}
+    apart = alike - assignment.held
+    if apart:
+        raise PlanError(f"copies {sorted(apart)} are not held, but those of equal values are")
     first, num_cells = problem.choice_offset[-1], problem.cell_offset[-1]
     nodes = problem.choice_offset[:-1] + choices
     cells = [needed_cells(problem, choices, window) for window in Window]

@@ -75,8 +75,10 @@ def solve(
 def _priced(
     problem: Problem, options: Options, limits: Limits, loose: Solution, small: bool, clock: Clock
 ) -> Solution:
-    """With prices on the memory; where that leaves a wide gap, by the integer program too if that
-    is small, else with fewer ties."""
+    """With prices on the memory, and where that leaves a wide gap, more.
+
+    A small program goes to the integer program too; a large one is searched with fewer ties.
+    """
     gap = max(options.relative_gap, _ROUNDING)
     dual = Dual(problem, limits.rows_of, _solve_free)
     dual.search(loose, gap, clock)
@@ -99,12 +101,18 @@ def _priced(
             exact = _with_rows(problem, options, limits.rows_of, dual.problem.rows, briefly)
         except PlanError:  # the time was too short for it
             return alike
-        return min(alike, exact, key=lambda s: s.gap)
+        return _better(alike, exact)
     if limits.apart is None:
         return alike
     dual.search_apart(limits.apart(), gap, clock)
     clock.lap("prices apart")
-    return min(alike, found(), key=lambda s: s.gap)
+    return _better(alike, found())
+
+
+def _better(*found: Solution) -> Solution:
+    """The one of fewest seconds, of equals the one of the smallest gap; none without a bound."""
+    proven = [s for s in found if np.isfinite(s.gap)]
+    return min(proven or found, key=lambda s: (s.objective, s.gap))
 
 
 def _solve(reduced: Reduced, options: Options, clock: Clock) -> Solution:

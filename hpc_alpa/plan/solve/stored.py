@@ -24,7 +24,7 @@ from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.plan.solve.problem import Assignment, Problem, evaluate
 from hpc_alpa.plan.solve.solution import Solution
 
-_FORMAT = "hpc_alpa solution 1"  # changes with whatever a stored number means
+_FORMAT = "hpc_alpa solution 2"  # changes with whatever a stored number means
 _ROUNDING = 1e-9
 
 
@@ -65,6 +65,7 @@ def digest(problem: Problem) -> str:
     add(problem.choice_offset, np.concatenate([*problem.costs, np.empty(0)]), problem.ties)
     add(reads.value, reads.node, reads.window, reads.needed, reads.producer, reads.produced)
     add(reads.num_produced, reads.num_needed, [value.holdable for value in problem.values])
+    add(problem.holds)
     for value in problem.values:
         code.update(value.conversion.tobytes())
     for row in problem.rows:
