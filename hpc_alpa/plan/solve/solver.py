@@ -36,7 +36,7 @@ from hpc_alpa.plan.solve.solution import Solution, nothing_found
 _ROUNDING = 1e-9
 _FIRST_SHARE = 0.5  # of the time, for the first road
 _LOOSE_SHARE, _PRICE_SHARE = 0.03, 0.2  # where there are rows: without them, and with prices
-_WIDE = 3e-3  # gap that prices leave, from which on more is tried
+_WIDE = 5e-3  # gap that prices leave, from which on more is tried
 _CLOSING = 0.4  # of the time that is left, for the integer program then
 _EXPLICIT = 2**22  # bytes of terms in all rows together, up to which they are made at all
 _QUICK = 20_000  # flows below which the integer program is faster than prices one by one
