@@ -30,6 +30,7 @@ _ENTRIES = 2**24  # of all tables together, up to which elimination is faster th
 _SHRUNK = 0.75  # of the choices, from which on the program is written anew
 _STALLED, _PATIENCE = 0.02, 4  # rounds that close less of the gap than this end the search
 _FIRST_PART, _LEAST_PART = 0.25, 0.02  # of the gap that is left, to look into alone
+_PROBES = 20  # of parts, that do not halve the gap: more of them are slower than HiGHS
 _ROUNDING = 1e-9
 
 
@@ -54,9 +55,14 @@ def search(problem: Problem, relative_gap: float, seconds: float) -> Pruned:
     end = time.perf_counter() + seconds
     state = _State(problem, relative_gap, Chains(pairwise(problem, stars=True)))
     state.run(end)
-    part = _FIRST_PART
+    part, before, idle = _FIRST_PART, state.missing, 0
     while not state.proven and part > _LEAST_PART and time.perf_counter() < end:
         part = min(2 * part, 1.0) if state.probe(part, end) else part / 4
+        idle += 1
+        if state.missing <= before / 2:
+            before, idle = state.missing, 0
+        elif idle == _PROBES:
+            break
     return state.result()
 
 
@@ -125,6 +131,11 @@ class _State:
         if self._objective == math.inf:
             return self._bound == math.inf
         return self._objective - self._bound <= self._gap * abs(self._objective)
+
+    @property
+    def missing(self) -> float:
+        """Seconds between the bound and the best objective, or the target."""
+        return self._objective - self._bound
 
     @property
     def stalled(self) -> bool:
