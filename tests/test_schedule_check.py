@@ -1,10 +1,13 @@
-"""Schedules: the acceptance table, the text form, and a checker that rejects what is mutated."""
+"""Schedules: the text form, and a checker that rejects what is mutated and marks the cell."""
+
+import re
 
 import pytest
 
 from hpc_alpa.errors import ScheduleError
 from hpc_alpa.schedule.action import Action, Pass, Schedule
-from hpc_alpa.schedule.check import NEEDS, check, peak_in_flight, ticks, timeline
+from hpc_alpa.schedule.check import check, timeline
+from hpc_alpa.schedule.replay import NEEDS
 from hpc_alpa.schedule.table import SCHEDULES
 
 NAMES = sorted(SCHEDULES)
@@ -19,42 +22,14 @@ TIMELINE = (
 )
 
 
-def swapped(schedule: Schedule, stage: int, a: int, b: int) -> Schedule:
-    actions = list(schedule[stage])
+def swapped(schedule: Schedule, row: int, a: int, b: int) -> Schedule:
+    actions = list(schedule[row])
     actions[a], actions[b] = actions[b], actions[a]
-    return with_stage(schedule, stage, actions)
+    return with_row(schedule, row, actions)
 
 
-def with_stage(schedule: Schedule, stage: int, actions: list[Action]) -> Schedule:
-    return Schedule([*schedule[:stage], actions, *schedule[stage + 1 :]])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_both_take_2_s_plus_b_minus_1_ticks(name: str) -> None:
-    for num_stages in range(1, 7):
-        for num_microbatches in range(1, 9):
-            schedule = SCHEDULES[name](num_stages, num_microbatches)
-            check(schedule)
-            assert ticks(schedule) == 2 * (num_stages + num_microbatches - 1)
-            assert Schedule.parse(str(schedule)) == schedule
-            assert (schedule.num_stages, schedule.num_microbatches) == (
-                num_stages,
-                num_microbatches,
-            )
-
-
-@pytest.mark.parametrize("name, peak", [("gpipe", (8, 8, 8, 8)), ("1f1b", (4, 3, 2, 1))])
-def test_peak_in_flight(name: str, peak: tuple[int, ...]) -> None:
-    assert peak_in_flight(SCHEDULES[name](4, 8)) == peak
-
-
-def test_peak_in_flight_depends_on_the_distance_from_the_end() -> None:
-    """What the stage slicing relies on: one list serves pipelines of every length."""
-    for name in NAMES:
-        longest = peak_in_flight(SCHEDULES[name](6, 4))[::-1]
-        for num_stages in range(1, 7):
-            shorter = peak_in_flight(SCHEDULES[name](num_stages, 4))[::-1]
-            assert shorter == longest[:num_stages]
+def with_row(schedule: Schedule, row: int, actions: list[Action]) -> Schedule:
+    return Schedule([*schedule[:row], actions, *schedule[row + 1 :]])
 
 
 def test_text() -> None:
@@ -77,38 +52,80 @@ def test_every_pass_says_what_it_needs() -> None:
     assert NEEDS.keys() == set(Pass)
 
 
-def test_deadlock_says_where_every_stage_waits() -> None:
+def test_deadlock_says_where_every_stage_waits_and_for_what() -> None:
     schedule = SCHEDULES["1f1b"](4, 6)
     actions = list(schedule[1])
-    late = with_stage(schedule, 1, [actions[-1], *actions[:-1]])
+    late = with_row(schedule, 1, [actions[-1], *actions[:-1]])
     with pytest.raises(ScheduleError) as error:
         check(late)
     assert str(error.value) == (
         "schedule deadlocks at tick 4: stage 0 waits at 0B0, stage 1 waits at 1B5, "
-        "stage 2 waits at 2F0, stage 3 waits at 3F0"
+        "stage 2 waits at 2F0, stage 3 waits at 3F0\n"
+        "submesh 0: 0F0 0F1 0F2 0F3 [0B0] 0F4 0B1 0F5 0B2 0B3 0B4 ...\n"
+        "submesh 1: [1B5] 1F0 1F1 1F2 1B0 1F3 1B1 ...\n"
+        "submesh 2: [2F0] 2F1 2B0 2F2 2B1 2F3 2B2 ...\n"
+        "submesh 3: [3F0] 3B0 3F1 3B1 3F2 3B2 3F3 ...\n"
+        "0B0 needs 1B0; 1B5 needs 1F5 and 2B5; 2F0 needs 1F0; 3F0 needs 2F0"
     )
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("stage", range(3))
-def test_mutated_schedules_are_rejected(name: str, stage: int) -> None:
+@pytest.mark.parametrize("row", range(3))
+def test_mutated_schedules_are_rejected(name: str, row: int) -> None:
+    """Each cell in turn: left out, there twice, on another submesh, after what needs it."""
     schedule = SCHEDULES[name](3, 3)
-    actions = list(schedule[stage])
+    actions = list(schedule[row])
     for k, action in enumerate(actions):
         without = actions[:k] + actions[k + 1 :]
-        with pytest.raises(ScheduleError, match=f"stage {stage} misses {action}"):
-            check(with_stage(schedule, stage, without))
-        with pytest.raises(ScheduleError, match=f"stage {stage} repeats {action}"):
-            check(with_stage(schedule, stage, [*actions, action]))
-        other = Action((stage + 1) % 3, action.kind, action.microbatch)
-        with pytest.raises(ScheduleError, match=f"stage {stage} runs another stage's {other}"):
-            check(with_stage(schedule, stage, [*without, other]))
-        later = actions.index(Action(stage, Pass.BACKWARD, action.microbatch))
-        if action.kind == Pass.FORWARD:
-            with pytest.raises(ScheduleError, match="schedule deadlocks at tick"):
-                check(swapped(schedule, stage, k, later))
+        with pytest.raises(ScheduleError, match=f"submesh {row}: stage .* misses {action}"):
+            check(with_row(schedule, row, without))
+        at = len(actions)
+        where = f"submesh {row}, position {at}, {action}: .* repeats {action}"
+        with pytest.raises(ScheduleError, match=f"{where}.* position {k} too") as error:
+            check(with_row(schedule, row, [*actions, action]))
+        assert marks(error.value) == {(row, str(action))}
+        foreign = schedule[(row + 1) % 3][k]
+        where = f"submesh {row}, position {at - 1}, {foreign}: stage {foreign.stage} runs on"
+        with pytest.raises(ScheduleError, match=f"{where} submesh {(row + 1) % 3}") as error:
+            check(with_row(schedule, row, [*without, foreign]))
+        assert marks(error.value) == {(row, str(foreign))}
+        for later in actions[k + 1 :]:
+            if action in NEEDS[later.kind](later, schedule.num_stages):
+                with pytest.raises(ScheduleError, match="schedule deadlocks at tick") as error:
+                    check(swapped(schedule, row, k, actions.index(later)))
+                assert (row, str(later)) in marks(error.value)
+
+
+def marks(error: ScheduleError) -> set[tuple[int, str]]:
+    """(submesh, action) of the marked cells of a message."""
+    return {
+        (int(line[1]), cell)
+        for line in re.finditer(r"^submesh +(\d+): (.*\[.*)$", str(error), re.MULTILINE)
+        for cell in re.findall(r"\[(.*?)\]", line[2])
+    }
+
+
+def test_a_weight_half_alone_is_missing_its_others() -> None:
+    """One W says that all backward passes are split."""
+    schedule = SCHEDULES["1f1b"](2, 2)
+    mixed = with_row(schedule, 1, [*schedule[1], Action(1, Pass.WEIGHT, 0)])
+    with pytest.raises(ScheduleError, match="stage 0 misses 0W0 0W1"):
+        check(mixed)
 
 
 def test_a_schedule_needs_stages_and_microbatches() -> None:
-    with pytest.raises(ScheduleError, match="not 0 stages and 4 microbatches"):
-        SCHEDULES["gpipe"](0, 4)
+    for name in NAMES:
+        with pytest.raises(ScheduleError, match="not 0 stages and 4 microbatches"):
+            SCHEDULES[name](0, 4)
+        with pytest.raises(ScheduleError, match="0 microbatches"):
+            SCHEDULES[name](2, 0)
+
+
+def test_stages_that_a_family_does_not_place_are_named() -> None:
+    with pytest.raises(ScheduleError, match="1f1b needs one stage on each submesh, not 2"):
+        SCHEDULES["1f1b"](2, 4, 2)
+    with pytest.raises(ScheduleError, match="zb_v needs two stages on each submesh, not 1"):
+        SCHEDULES["zb_v"](2, 4, 1)
+    for name, placement in {"1f1b": (0, 0, 1), "zb_v": (0, 1, 0, 1), "zb_h1": (1, 0)}.items():
+        with pytest.raises(ScheduleError, match=r"stages \[0, 1.*\] of the plan lie on"):
+            SCHEDULES[name].on(placement, 4)

@@ -1,83 +1,107 @@
-"""Checks and replays of schedules, one tick per action.
+"""Checks of schedules, and what they hold."""
 
-An action starts as soon as the stage has run what stands before it and what it needs was finished
-in an earlier tick: a forward needs the forward of the stage before, a backward needs the backward
-of the stage after and its own forward.
-"""
+from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
 
 from hpc_alpa.errors import ScheduleError
 from hpc_alpa.schedule.action import Action, Pass, Schedule
-
-# [action, num_stages] -> the actions that must have finished before it
-NEEDS: dict[Pass, Callable[[Action, int], list[Action]]] = {
-    Pass.FORWARD: lambda a, n: [Action(a.stage - 1, a.kind, a.microbatch)] if a.stage else [],
-    Pass.BACKWARD: lambda a, n: (
-        [Action(a.stage, Pass.FORWARD, a.microbatch)]
-        + ([Action(a.stage + 1, a.kind, a.microbatch)] if a.stage + 1 < n else [])
-    ),
-}
+from hpc_alpa.schedule.grid import marked
+from hpc_alpa.schedule.replay import replay
 
 
 def check(schedule: Schedule) -> None:
-    """Raise ScheduleError unless every stage runs each of its actions once, without deadlock."""
-    for k, stage in enumerate(schedule):
-        expected = {Action(k, p, m) for p in Pass for m in range(schedule.num_microbatches)}
-        count = Counter(stage)
-        for problem, actions in {
-            "runs another stage's": {a for a in count if a.stage != k},
-            "repeats": {a for a, n in count.items() if n > 1},
-            "misses": expected - count.keys(),
-        }.items():
-            if actions:
-                raise ScheduleError(f"stage {k} {problem} {' '.join(map(str, sorted(actions)))}")
-    for _ in _replay(schedule):
-        pass
+    """Check that each submesh runs its stages' actions once, and that all come to the end.
+
+    Raises:
+        ScheduleError: names the submesh, the position in its row and the action, and marks it in
+            the schedule's text.
+    """
+    _check_cells(schedule)
+    _check_whole(schedule)
+    replay(schedule)
 
 
-def _replay(schedule: Schedule) -> Iterator[tuple[Action, ...]]:
-    """The actions of each tick. Raises ScheduleError where no stage can go on."""
-    done: set[Action] = set()
-    position = [0] * len(schedule)
-    for tick in range(sum(map(len, schedule))):
-        waiting = [s[i] for s, i in zip(schedule, position, strict=True) if i < len(s)]
-        if not waiting:
-            return
-        ready = tuple(a for a in waiting if done.issuperset(NEEDS[a.kind](a, len(schedule))))
-        if not ready:
-            where = ", ".join(f"stage {a.stage} waits at {a}" for a in waiting)
-            raise ScheduleError(f"schedule deadlocks at tick {tick}: {where}")
-        yield ready
-        done.update(ready)
-        for action in ready:
-            position[action.stage] += 1
+def _check_cells(schedule: Schedule) -> None:
+    """Every stage has one submesh, and no action comes twice."""
+    on: dict[int, Counter[int]] = {}
+    for k, row in enumerate(schedule):
+        for a in row:
+            on.setdefault(a.stage, Counter())[k] += 1
+    home = {stage: count.most_common(1)[0][0] for stage, count in on.items()}
+    for k, row in enumerate(schedule):
+        seen: dict[Action, int] = {}
+        for i, a in enumerate(row):
+            if home[a.stage] != k:
+                problem = f"stage {a.stage} runs on submesh {home[a.stage]}"
+            elif a in seen:
+                problem = f"the submesh repeats {a}, which stands at position {seen[a]} too"
+            else:
+                seen[a] = i
+                continue
+            raise ScheduleError(
+                f"submesh {k}, position {i}, {a}: {problem}\n{marked(schedule, {(k, i)})}"
+            )
+
+
+def _check_whole(schedule: Schedule) -> None:
+    """No action is missing."""
+    for stage in range(schedule.num_stages):
+        k = schedule.placement[stage]
+        expected = {
+            Action(stage, p, m)
+            for p in schedule.passes | {Pass.FORWARD}
+            for m in range(schedule.num_microbatches)
+        }
+        if missing := sorted(expected.difference(schedule[k])):
+            last = {(k, len(schedule[k]) - 1)} if schedule[k] else set()
+            raise ScheduleError(
+                f"submesh {k}: stage {stage} misses {' '.join(map(str, missing))}\n"
+                f"{marked(schedule, last)}"
+            )
 
 
 def timeline(schedule: Schedule) -> tuple[tuple[Action, ...], ...]:
-    """The actions that run in each tick, by stage. Raises ScheduleError as `check` does."""
+    """The actions that start in each tick, by submesh, one tick each. Raises as `check` does."""
     check(schedule)
-    return tuple(_replay(schedule))
+    found = replay(schedule)
+    columns: list[list[Action]] = [[] for _ in range(int(found.end))]
+    for row in schedule:
+        for a in row:
+            columns[int(found.starts[a])].append(a)
+    return tuple(map(tuple, columns))
 
 
 def ticks(schedule: Schedule) -> int:
-    """Number of ticks until the last action has finished, from the replay, not from a formula."""
+    """Number of ticks until the last action has ended, from the replay, not from a formula."""
     return len(timeline(schedule))
 
 
-def peak_in_flight(schedule: Schedule) -> tuple[int, ...]:
-    """Largest number of microbatches per stage whose forward has run and whose backward has not.
+def peak_in_flight(schedule: Schedule, released_by: Pass | None = None) -> tuple[int, ...]:
+    """Largest number of microbatches that each stage holds: forward has run, and backward has not.
 
-    A backward releases its microbatch when it has finished.
+    An action releases its microbatch when it has ended.
+
+    Args:
+        released_by: BACKWARD counts what is held until B, all that forward keeps; WEIGHT what is
+            held until W, of which B has released what only it needs. None takes the last pass of
+            the schedule.
     """
-    step = {Pass.FORWARD: 1, Pass.BACKWARD: -1}
+    return tuple(
+        _peak([a for a in schedule[k] if a.stage == stage], released_by or schedule.last_pass)
+        for stage, k in enumerate(schedule.placement)
+    )
 
-    def peak(stage: tuple[Action, ...]) -> int:
-        held = highest = 0
-        for action in stage:
-            held += step[action.kind]
-            highest = max(highest, held)
-        return highest
 
-    return tuple(map(peak, schedule))
+def peak_on_submeshes(schedule: Schedule, released_by: Pass | None = None) -> tuple[int, ...]:
+    """As `peak_in_flight`, the stages of each submesh together: microbatches times stages."""
+    return tuple(_peak(row, released_by or schedule.last_pass) for row in schedule)
+
+
+def _peak(actions: list[Action] | tuple[Action, ...], released_by: Pass) -> int:
+    held = highest = 0
+    for action in actions:
+        held += action.kind == Pass.FORWARD
+        highest = max(highest, held)
+        held -= action.kind == released_by
+    return highest
