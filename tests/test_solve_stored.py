@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from hpc_alpa.plan.solve import solver, stored
+from hpc_alpa.plan.solve.limits import Limits
 from hpc_alpa.plan.solve.options import Options
-from hpc_alpa.plan.solve.problem import Problem
+from hpc_alpa.plan.solve.problem import Assignment, MemoryRow, Problem, evaluate
 from hpc_alpa.plan.solve.solution import Solution
 from tests.helpers.choice_programs import random_problem
 
@@ -25,9 +26,11 @@ def solves(monkeypatch: pytest.MonkeyPatch) -> list[Problem]:
     seen: list[Problem] = []
     solve = solver.solve
 
-    def counted(problem: Problem, options: Options | None = None) -> Solution:
+    def counted(
+        problem: Problem, options: Options | None = None, limits: Limits | None = None
+    ) -> Solution:
         seen.append(problem)
-        return solve(problem, options)
+        return solve(problem, options, limits)
 
     monkeypatch.setattr(solver, "solve", counted)
     return seen
@@ -106,7 +109,7 @@ def test_a_larger_gap_than_asked_for_is_solved_again(tmp_path: Path, solves: lis
     path.write_text(json.dumps(content))
     stored.solve(problem, Options(relative_gap=0.2), folder=tmp_path)
     assert len(solves) == 1
-    stored.solve(problem, Options(relative_gap=0.01), folder=tmp_path)
+    stored.solve(problem, Options(relative_gap=1e-9), folder=tmp_path)
     assert len(solves) == 2
 
 
@@ -117,8 +120,43 @@ def test_a_folder_that_cannot_be_written_only_warns(tmp_path: Path) -> None:
     assert solution.status == "optimal"
 
 
-def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HPC_ALPA_SOLUTIONS", str(tmp_path))
-    assert stored.default_folder() == tmp_path
-    monkeypatch.delenv("HPC_ALPA_SOLUTIONS")
-    assert stored.default_folder().parts[-2:] == ("hpc_alpa", "solutions")
+def test_time_that_was_not_enough_is_not_spent_again(tmp_path: Path, solves: list[Problem]) -> None:
+    problem = a_problem()
+    stored.solve(problem, Options(seconds=10.0), folder=tmp_path)
+    [path] = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    content["bound"] = 0.9 * content["objective"]
+    path.write_text(json.dumps(content))
+    assert stored.solve(problem, Options(seconds=10.0), folder=tmp_path).status == "feasible"
+    assert len(solves) == 1
+    stored.solve(problem, Options(seconds=20.0), folder=tmp_path)
+    assert len(solves) == 2
+
+
+def test_limits_that_are_made_when_missed_count(tmp_path: Path, solves: list[Problem]) -> None:
+    bare = replace(a_problem(), rows=())
+    loose = solver.solve(bare)
+    [row] = a_problem().rows[:1]
+    tight = replace(row, limit=0.9 * float(evaluate(a_problem(), loose.assignment).memory[0]))
+
+    def limits(row: MemoryRow) -> Limits:
+        def missed(assignment: Assignment) -> list[MemoryRow]:
+            memory = evaluate(replace(bare, rows=(row,)), assignment).memory
+            return [row] if memory[0] > row.limit * (1 + 1e-9) else []
+
+        return Limits(missed, lambda: (row.limit, row.terms, row.nbytes))
+
+    solves.clear()
+    first = stored.solve(bare, limits=limits(tight), folder=tmp_path)
+    assert first.limited and first.objective >= loose.objective
+    again = stored.solve(bare, limits=limits(tight), folder=tmp_path)
+    assert again.limited and again.assignment == first.assignment and len(solves) == 1
+    assert not stored.solve(bare, folder=tmp_path).limited
+    stored.solve(bare, limits=limits(replace(tight, limit=tight.limit * 1.01)), folder=tmp_path)
+    assert len(solves) == 3
+    [path] = [tmp_path / f"{stored.digest(bare, limits(tight))}.json"]
+    content = json.loads(path.read_text())
+    content["choices"], content["held"] = loose.assignment.choices, sorted(loose.assignment.held)
+    path.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="more memory than there is"):
+        stored.solve(bare, limits=limits(tight), folder=tmp_path)

@@ -23,6 +23,7 @@ from hpc_alpa.plan.plan import Plan
 from hpc_alpa.pytree import Node, TreeDef
 from hpc_alpa.report.plan_rows import Names, described, names_of
 from hpc_alpa.search import Request, search
+from hpc_alpa.search.stored import default_folder
 from hpc_alpa.step import FORWARD
 from hpc_alpa.trace import Traced, trace
 
@@ -41,6 +42,7 @@ class Options:
     resharding: str = "send_recv"
     allow_float64: bool = False
     recompute: str | tuple[int, ...] = "auto"
+    known: bool = True  # plans may come from those that are kept on disk
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def request_of(step: Step, cluster: Cluster, cost: Cost, size: int, options: Opt
         options.pins,
         options.resharding,
         recompute=options.recompute,
+        folder=default_folder() if options.known else None,
     )
 
 

@@ -63,6 +63,7 @@ def _layers(
 @click.option("--schedule", type=click.Choice(["auto", *SCHEDULES]), help="Order of microbatches.")
 @click.option("--recompute", callback=_layers, help="auto, none, all, or layers: 0,1 or 0-3.")
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="Bytes of a device.")
+@click.option("--no-cache", is_flag=True, help="Search, even where the plan is known from before.")
 @click.option("--out", type=options.WRITE, help="Write the plan here.")
 @click.option("--frontier", "along", is_flag=True, help="Time against memory; a PNG beside --out.")
 @click.option(
@@ -79,6 +80,7 @@ def command(
     out: Path | None,
     along: bool,
     points: int,
+    no_cache: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -92,6 +94,7 @@ def command(
     """
     priced = options.costs_of(cluster, costs, analytic)
     wanted = {name: value for name, value in given.items() if value is not None}
+    wanted["known"] = not no_cache
     target = Target(cluster, priced, devices, options=wanted)
     if along:
         _frontier(path, arguments, target, points, out, as_json)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -34,6 +35,7 @@ from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.restrictions import Restrictions, everything
 from hpc_alpa.plan.settle import settle
+from hpc_alpa.plan.solve import stored
 from hpc_alpa.plan.solve.limits import Apart, Limits
 from hpc_alpa.plan.solve.options import Options
 from hpc_alpa.plan.solve.problem import (
@@ -45,7 +47,6 @@ from hpc_alpa.plan.solve.problem import (
     leaders,
 )
 from hpc_alpa.plan.solve.solution import Solution
-from hpc_alpa.plan.solve.solver import solve
 from hpc_alpa.plan.ties import Ties, renews
 from hpc_alpa.plan.updates import Updates, uniform
 from hpc_alpa.plan.values import Form, Needed, Values
@@ -129,11 +130,14 @@ class IntraOp:
         leader = leaders(made).tolist()
         return replace(made, holds=same_holds(made.values, self.forms, leader))
 
-    def solve(self, options: Options | None = None) -> Solution:
+    def solve(self, options: Options | None = None, folder: Path | None = None) -> Solution:
         """The best choices within the device's memory.
 
         Rows are added at the points where a solution holds too much, until none does: a few of
         thousands bind.
+
+        Args:
+            folder: where solutions are kept for the next time, if anywhere.
 
         Raises:
             InfeasibleError: nothing fits; says where, by how much, and the nearest fit.
@@ -155,8 +159,10 @@ class IntraOp:
             used = self._tied(bare, BLOCKS)
             return Apart(used, self._ties.block_of_nodes(leaders(used).tolist(), BLOCKS))
 
-        limited = None if self.memory is None else Limits(rows_of, apart)
-        solution = solve(bare, options, limited)
+        limited = None
+        if self.memory is not None:
+            limited = Limits(rows_of, lambda: (self.memory, *self.live.content()), apart)
+        solution = stored.solve(bare, options, limited, folder=folder)
         self._made = replace(used, rows=tuple(rows[p] for p in sorted(rows)))
         return solution
 

@@ -89,6 +89,10 @@ class Liveness:
         held: FloatArray = np.cumsum(change)[:-1]
         return held
 
+    def content(self) -> tuple[object, ...]:
+        """Arrays that say all that it counts."""
+        return (*self._flat, self._tile_bytes, self._copy_bytes)
+
     @cached_property
     def _flat(self) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
         """The spans as arrays: first, last, of, kind, count; a node's tile is of kind -1."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hpc_alpa.cluster import Cluster
 from hpc_alpa.cost import Cost
@@ -29,6 +30,7 @@ class Request:
         recompute: marked layers (`hpc_alpa.layer`) that backward makes again: `none`, `all`, their
             numbers, or `auto`, which looks for them where memory is short, and takes none with a
             manual method.
+        folder: where plans and solutions are kept for the next time, if anywhere.
     """
 
     graph: Graph
@@ -46,6 +48,12 @@ class Request:
     layers: int | None = None
     seconds: float = 60.0
     recompute: str | tuple[int, ...] = "auto"
+    folder: Path | None = None
+
+    @property
+    def solutions(self) -> Path | None:
+        """Where solutions of choice programs are kept."""
+        return None if self.folder is None else self.folder / "solutions"
 
     @property
     def memory_limit(self) -> float:

@@ -47,7 +47,7 @@ def score(request: Request, method: Method | None, step: StepGraph, candidate: C
     least = math.inf
     for _ in range(TRIES):
         try:
-            plan, solutions, counted, rows = _plan(request, method, step, candidate, allowed)
+            plan, solutions, counted, limited = _plan(request, method, step, candidate, allowed)
         except InfeasibleError:
             if math.isinf(least):
                 raise
@@ -59,7 +59,7 @@ def score(request: Request, method: Method | None, step: StepGraph, candidate: C
         if peak <= limit:
             solver = {**_solver(solutions, counted), "allowed_bytes": allowed}
             done = replace(plan, predicted=_predicted(result), solver=solver)
-            return Scored(done, result.step_seconds, rows > 0 or allowed < limit)
+            return Scored(done, result.step_seconds, limited or allowed < limit)
         # Had the rows counted all that runs, this plan would not have met them.
         allowed = min(allowed, counted) * 0.98 * limit / peak
     raise InfeasibleError(
@@ -75,7 +75,8 @@ def least_objective(
 ) -> float:
     """Seconds that no plan of a candidate is below, with any memory: a bound of its programs."""
     programs = stage_programs(request, step, candidate, None, method)
-    return sum(program.solve(Options(seconds=request.seconds)).bound for program in programs)
+    options = Options(seconds=request.seconds)
+    return sum(program.solve(options, request.solutions).bound for program in programs)
 
 
 def _plan(
@@ -84,18 +85,18 @@ def _plan(
     step: StepGraph,
     candidate: Candidate,
     memory: float,
-) -> tuple[Plan, list[Solution], float, int]:
-    """The plan, its stages' solutions, the bytes that the memory rows count of the largest, and how
-    many rows there are."""
+) -> tuple[Plan, list[Solution], float, bool]:
+    """The plan, its stages' solutions, the bytes that the memory rows count of the largest, and
+    whether any were needed."""
     stages: list[StagePlan] = []
     solutions: list[Solution] = []
-    counted, rows = 0.0, 0
+    counted, limited = 0.0, False
     made = stage_programs(request, step, candidate, memory, method)
     for program, axes in zip(made, candidate.axes, strict=True):
-        solution = program.solve(Options(seconds=request.seconds))
+        solution = program.solve(Options(seconds=request.seconds), request.solutions)
         solutions.append(solution)
         counted = max(counted, program.held_bytes(solution))
-        rows += program.num_memory_rows
+        limited |= solution.limited
         stages.append(program.decode(solution, axes))
     plan = Plan(
         request.method,
@@ -109,7 +110,7 @@ def _plan(
         request.resharding,
         recompute=candidate.recompute,
     )
-    return plan, solutions, counted, rows
+    return plan, solutions, counted, limited
 
 
 def stage_programs(

@@ -15,6 +15,7 @@ from dataclasses import replace
 from hpc_alpa.errors import HpcAlpaError, InfeasibleError, PlanError
 from hpc_alpa.plan.methods import Method, parse_method
 from hpc_alpa.plan.plan import Plan
+from hpc_alpa.search import stored
 from hpc_alpa.search.candidates import Candidate, Layers, candidates, recomputed, steps
 from hpc_alpa.search.request import Request
 from hpc_alpa.search.scoring import Scored, least_objective, score
@@ -27,13 +28,17 @@ MOST_GAINED = 0.75  # of a step's seconds is left, were nothing recomputed
 
 
 def search(request: Request) -> Plan:
-    """The best plan found, with its predictions and what is proven of it.
+    """The best plan found, with its predictions and what is proven of it; from disk if known there.
 
     Raises:
         InfeasibleError: no plan fits the memory; says by how much, and the nearest fit.
         NeedsMicrobatches: their number is part of the model's meaning, and was not given.
         PlanError: the method does not fit the number of devices, or nothing can be planned.
     """
+    return stored.known_or(request, _search)
+
+
+def _search(request: Request) -> Plan:
     start = time.perf_counter()
     tried = _Tried(request)
     divided = steps(request, tried.method)

@@ -27,9 +27,11 @@ class Limits:
     Attributes:
         rows_of: the rows that an assignment does not meet, none if it fits; the same object for
             the same row.
+        content: arrays that say what the rows are, for a name under which a solution is stored.
         apart: made where a wide gap is left: what equal layers hold adds up in large steps, while
             they are all alike.
     """
 
     rows_of: Rows
+    content: Callable[[], Sequence[object]] = tuple
     apart: Callable[[], Apart] | None = None

@@ -23,6 +23,8 @@ class Solution:
         bound: no assignment has a smaller objective.
         gap: (objective - bound) / |objective|.
         seconds: of wall time, in all and per phase.
+        limited: whether memory rows that were not listed were needed.
+        in_blocks: whether equal layers are alike in blocks only (`limits.Apart`).
     """
 
     status: Literal["optimal", "feasible"]
@@ -32,6 +34,8 @@ class Solution:
     gap: float
     seconds: float
     phases: Mapping[str, float]
+    limited: bool = False
+    in_blocks: bool = False
 
     @classmethod
     def of(

@@ -68,8 +68,10 @@ def solve(
         return loose
     num_flows = _num_flows(reduced.problem)
     if num_flows < _TINY:
-        return _with_rows(problem, options, limits.rows_of, rows, clock)
-    return _priced(problem, options, limits, loose, num_flows < _QUICK, clock)
+        found = _with_rows(problem, options, limits.rows_of, rows, clock)
+    else:
+        found = _priced(problem, options, limits, loose, num_flows < _QUICK, clock)
+    return replace(found, limited=True)
 
 
 def _priced(
@@ -106,7 +108,7 @@ def _priced(
         return alike
     dual.search_apart(limits.apart(), gap, clock)
     clock.lap("prices apart")
-    return _better(alike, found())
+    return _better(alike, replace(found(), in_blocks=True))
 
 
 def _better(*found: Solution) -> Solution:
