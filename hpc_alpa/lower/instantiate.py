@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.cost.work import Work
-from hpc_alpa.ir.op import op
+from hpc_alpa.ir.graph import Eqn, Var
+from hpc_alpa.ir.op import Params, op
+from hpc_alpa.ir.types import TensorType
 from hpc_alpa.lower.program import (
     AllGather,
     AllReduce,
     AllToAll,
-    Instruction,
     Kernel,
     ReduceScatter,
     at,
 )
 from hpc_alpa.lower.spmd import Compute, Convert
 from hpc_alpa.plan.pricing import local_work
-from hpc_alpa.sharding import index_along, local_shape
+from hpc_alpa.sharding import Strategy, index_along, local_shape
 from hpc_alpa.sharding.conversions import FREE
 from hpc_alpa.sharding.local import local_call
+from hpc_alpa.sharding.spec import Coords, MeshShape
+from hpc_alpa.sharding.strategies import Signature, signature
 
+Starts = tuple[int, ...]
+Collective = AllGather | AllReduce | AllToAll | ReduceScatter
 REDUCTION = {"+": "sum", ">": "max"}
 _BOUNDARY = ("accumulate", "accumulate_max", "slot", "stack")
 
 
 def kernel(item: Compute, mesh: DeviceMesh, device: int) -> Kernel:
     """One equation on one device."""
-    e, coords = item.eqn, mesh.coords(device)
-    call = local_call(e, item.strategy, mesh.shape, coords)
+    e = item.eqn
+    fields = _fields(signature(e), item.strategy, mesh.shape, mesh.coords(device))
+    return Kernel(e.op, item.inputs, item.output, *fields, e.phase)
+
+
+# The fields of a kernel between its output and its phase.
+Fields = tuple[
+    Params, TensorType, Starts, Starts, Mapping[str, int], tuple[tuple[int, int], ...], Work
+]
+
+
+@lru_cache(maxsize=65536)
+def _fields(s: Signature, strategy: Strategy, mesh: MeshShape, coords: Coords) -> Fields:
+    """Of the kernels of equal equations on one device: equal layers ask for the same."""
+    row, inputs, output, frozen = s
+    e = Eqn(row, tuple(Var(k, t) for k, t in enumerate(inputs)), Var(len(inputs), output), frozen)
+    call = local_call(e, strategy, mesh, coords)
     params = dict(call.params)
     extents = list(call.extents)
     strides: tuple[tuple[int, int], ...] = ()
@@ -37,19 +61,8 @@ def kernel(item: Compute, mesh: DeviceMesh, device: int) -> Kernel:
         extents[dim] *= slots
     elif "slots" in params and e.op.name not in _BOUNDARY:
         del params["slots"]
-    return Kernel(
-        e.op,
-        item.inputs,
-        item.output,
-        params,
-        call.type,
-        call.starts,
-        tuple(extents),
-        call.offsets,
-        strides,
-        local_work(e, item.strategy, mesh.shape),
-        e.phase,
-    )
+    work = local_work(e, strategy, mesh)
+    return params, call.type, call.starts, tuple(extents), call.offsets, strides, work
 
 
 def local_move(item: Convert, mesh: DeviceMesh, device: int, phase: str) -> Kernel:
@@ -77,12 +90,11 @@ def local_move(item: Convert, mesh: DeviceMesh, device: int, phase: str) -> Kern
     )
 
 
-def collective(item: Convert, mesh: DeviceMesh, device: int, microbatch: int | None) -> Instruction:
-    """A conversion that needs the other devices along some axes."""
+def collective(item: Convert, mesh: DeviceMesh, device: int) -> Collective:
+    """A conversion that needs the other devices along some axes, under a body's names."""
     move = item.moves[0]
     group = mesh.group(device, move.axes)
-    sources = tuple(at(n, microbatch) for n in item.inputs)
-    targets = tuple(at(n, microbatch) for n in item.outputs)
+    sources, targets = item.inputs, item.outputs
     nbytes = sum(
         int(m.nbytes(t.nbytes, mesh.shape)) for m, t in zip(item.moves, item.types, strict=True)
     )
@@ -95,6 +107,17 @@ def collective(item: Convert, mesh: DeviceMesh, device: int, microbatch: int | N
         return ReduceScatter(sources, targets, dims, group, REDUCTION[move.source.kind], nbytes)
     assert move.kind == "all_to_all", move
     return AllToAll(sources[0], targets[0], move.to_dim, move.dim, group, nbytes, item.runs[0])
+
+
+def in_microbatch(i: Collective, microbatch: int | None) -> Collective:
+    """A collective under the names of one microbatch."""
+    if isinstance(i, AllToAll):
+        return replace(i, source=at(i.source, microbatch), target=at(i.target, microbatch))
+    return replace(
+        i,
+        sources=tuple(at(n, microbatch) for n in i.sources),
+        targets=tuple(at(n, microbatch) for n in i.targets),
+    )
 
 
 def is_local(item: Convert) -> bool:

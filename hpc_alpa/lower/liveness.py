@@ -78,29 +78,40 @@ def place_frees(
         given: names of the program's inputs; one that this rank never reads goes at once.
         kept: names of its outputs.
     """
+    touched = {name: body_touches(body) for name, body in bodies.items()}
     users: dict[str, set[str]] = {}
+    for name in {i.body: None for i in instructions if isinstance(i, Run)}:
+        for names in touched[name]:
+            for n in names:
+                users.setdefault(n, set()).add(name)
     for i in instructions:
-        owner = i.body if isinstance(i, Run) else ""
-        read, written = (
-            touches(i, bodies) if not isinstance(i, Run) else body_touches(bodies[i.body])
-        )
-        for n in (*read, *written):
-            users.setdefault(_formal(n), set()).add(owner)
+        if not isinstance(i, Run):
+            for names in TOUCHES[type(i)](i):
+                for n in names:
+                    users.setdefault(_formal(n), set()).add("")
     inside = {
         name: _free_inside(body, {n for n in _all(body) if users[n] == {name}} - kept)
         for name, body in bodies.items()
     }
+    # A body runs once a microbatch: what it only needs itself is left out before, not every time.
     local = {name: {n for k in body.kernels for n in k.frees} for name, body in inside.items()}
+    outside = {
+        name: tuple(n for names in touched[name] for n in names if n not in local[name])
+        for name in bodies
+    }
     last: dict[str, int] = {}
     under_way: dict[str, str] = {}
     for k, i in enumerate(instructions):
+        if isinstance(i, Run):
+            for n in outside[i.body]:
+                last[at(n, i.microbatch)] = k
+            continue
         if isinstance(i, (Send, Recv)):
             under_way[i.ticket] = i.buffer
-        if isinstance(i, Wait):
+        elif isinstance(i, Wait):
             last[under_way[i.ticket]] = k
-        read, written = touches(i, bodies)
-        for n in (*read, *written):
-            if not (isinstance(i, Run) and _formal(n) in local[i.body]):
+        for names in TOUCHES[type(i)](i):
+            for n in names:
                 last[n] = k
     taken = _last_touched_inside(instructions, {n: k for n, k in last.items() if n not in kept})
     inside = {
@@ -174,10 +185,12 @@ def _with_frees(body: Body, names: set[str]) -> Body:
 
 def _freed_at(body: Body, last: Mapping[str, int]) -> Body:
     """The body whose kernels also free the names whose last kernel they are."""
-    kernels = [
-        replace(k, frees=(*k.frees, *(n for n, i in last.items() if i == index)))
-        for index, k in enumerate(body.kernels)
-    ]
+    freed: dict[int, list[str]] = {}
+    for n, index in last.items():
+        freed.setdefault(index, []).append(n)
+    kernels = list(body.kernels)
+    for index, names in freed.items():
+        kernels[index] = replace(kernels[index], frees=(*kernels[index].frees, *names))
     return Body(body.name, tuple(kernels))
 
 

@@ -9,14 +9,21 @@ frees           after the last reader of a buffer                            liv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import PlanError
 from hpc_alpa.ir.graph import Var
 from hpc_alpa.lower.bucket import bucket
-from hpc_alpa.lower.instantiate import collective, is_local, kernel, local_move
+from hpc_alpa.lower.instantiate import (
+    Collective,
+    collective,
+    in_microbatch,
+    is_local,
+    kernel,
+    local_move,
+)
 from hpc_alpa.lower.liveness import place_frees
 from hpc_alpa.lower.program import (
     Allocate,
@@ -51,7 +58,7 @@ from hpc_alpa.step import (
 )
 from hpc_alpa.step.rows import Rows
 
-Part = Body | Convert | Exchange
+Part = Body | Collective | Exchange
 PHASE_OF = {Pass.FORWARD: FORWARD, Pass.BACKWARD: BACKWARD}
 
 
@@ -62,6 +69,11 @@ def lower(step: StepGraph, plan: Plan) -> tuple[Program, ...]:
         PlanError: the plan was made for another graph, number of microbatches or choice of layers
             to make again; `Plan.divide` makes the step.
     """
+    return lowering(step, plan).programs()
+
+
+def lowering(step: StepGraph, plan: Plan) -> Lowering:
+    """What all ranks share; raises as `lower` does."""
     if plan.num_microbatches != step.num_microbatches:
         raise PlanError(
             f"the plan has {plan.num_microbatches} microbatches, the step {step.num_microbatches}"
@@ -70,11 +82,16 @@ def lower(step: StepGraph, plan: Plan) -> tuple[Program, ...]:
         raise PlanError(
             f"the plan recomputes layers {list(plan.recompute)}, the step {list(step.recomputed)}"
         )
-    return lower_stages(step, split_stages(step, plan.cuts), plan)
+    return lowering_of(step, split_stages(step, plan.cuts), plan)
 
 
 def lower_stages(step: StepGraph, stages: Sequence[StageGraph], plan: Plan) -> tuple[Program, ...]:
     """The program of every rank, for stages that are already split."""
+    return lowering_of(step, stages, plan).programs()
+
+
+def lowering_of(step: StepGraph, stages: Sequence[StageGraph], plan: Plan) -> Lowering:
+    """What all ranks share, for stages that are already split."""
     codes = [
         stage_code(s, p, Rows.of(s.graph, step.batch, step.num_microbatches))
         for s, p in zip(stages, plan.stages, strict=True)
@@ -82,13 +99,37 @@ def lower_stages(step: StepGraph, stages: Sequence[StageGraph], plan: Plan) -> t
     for code in codes:
         for phase in (PREPARE, APPLY):
             code.items[phase] = bucket(code.items[phase])
-    tasks = _tasks(codes, plan)
-    programs = {}
-    for code in codes:
-        mesh = code.plan.mesh
-        for device in mesh.devices:
-            programs[device] = _Writer(step, plan, codes, code, mesh, device, tasks).program()
-    return tuple(programs[d] for d in sorted(programs))
+    return Lowering(step, plan, tuple(codes), _tasks(codes, plan))
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """What the programs of all ranks are written from; each is written when it is asked for.
+
+    Attributes:
+        codes: the work of each stage, the same on all of its devices.
+        channels: every transfer between stages.
+    """
+
+    step: StepGraph
+    plan: Plan
+    codes: tuple[StageCode, ...]
+    channels: Mapping[Transfer, Channel]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """All ranks that have a program, ascending."""
+        return tuple(sorted({d for code in self.codes for d in code.plan.devices}))
+
+    def programs(self) -> tuple[Program, ...]:
+        """The program of every rank."""
+        return tuple(map(self.program, self.ranks))
+
+    def program(self, rank: int) -> Program:
+        """The program of one rank."""
+        code = next(c for c in self.codes if rank in c.plan.devices)
+        mesh, channels = code.plan.mesh, self.channels
+        return _Writer(self.step, self.plan, self.codes, code, mesh, rank, channels).program()
 
 
 @dataclass(frozen=True)
@@ -141,7 +182,7 @@ class _Writer:
     code: StageCode
     mesh: DeviceMesh
     device: int
-    channels: dict[Transfer, Channel]
+    channels: Mapping[Transfer, Channel]
     bodies: dict[str, Body] = field(default_factory=dict)
     parts_of: dict[str, list[Part]] = field(default_factory=dict)
     out: list[Instruction] = field(default_factory=list)
@@ -189,8 +230,8 @@ class _Writer:
         for part in self.parts(phase):
             if isinstance(part, Body):
                 self.out.append(Run(part.name, microbatch))
-            elif isinstance(part, Convert):
-                self.out.append(collective(part, self.mesh, self.device, microbatch))
+            elif not isinstance(part, Exchange):
+                self.out.append(in_microbatch(part, microbatch))
             elif part.sends:
                 self.send(self.channels[part.transfer], microbatch)
             else:
@@ -214,6 +255,9 @@ class _Writer:
                     kernels.append(kernel(item, self.mesh, self.device))
                 elif isinstance(item, Convert) and is_local(item):
                     kernels.append(local_move(item, self.mesh, self.device, phase))
+                elif isinstance(item, Convert):
+                    close()
+                    found.append(collective(item, self.mesh, self.device))
                 else:
                     close()
                     found.append(item)

@@ -16,9 +16,9 @@ from hpc_alpa.ir.graph import Eqn, Var
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.plan.paths import key, read
 from hpc_alpa.plan.plan import StagePlan
-from hpc_alpa.sharding import Move, ShardingSpec, Strategy, apply_roles, moves, rule_of
+from hpc_alpa.sharding import Move, ShardingSpec, Strategy, moves
 from hpc_alpa.sharding.phases import Interior, interior, phases, runs_in_phases
-from hpc_alpa.sharding.strategies import possible_roles
+from hpc_alpa.sharding.strategies import signature, strategy_for
 from hpc_alpa.step import (
     APPLY,
     BACKWARD,
@@ -212,9 +212,7 @@ class _Layout:
             self.add(Exchange(t, name, spec, True))
 
     def equation(self, e: Eqn, roles: str) -> None:
-        rule, wanted = rule_of(e), tuple(roles.split(","))
-        known = len(wanted) == len(self.mesh) and {*wanted} <= {*possible_roles(rule)}
-        strategy = apply_roles(rule, wanted, self.mesh) if known else None
+        strategy = strategy_for(signature(e), tuple(roles.split(",")), self.mesh)
         if strategy is None:
             raise PlanError(
                 f"the plan's strategy {roles!r} does not exist for {e} on mesh {self.mesh}: "

@@ -86,6 +86,14 @@ def strategies_for(s: Signature, mesh: MeshShape) -> tuple[Strategy, ...]:
     return tuple(s for s in found if s is not None)
 
 
+@lru_cache(maxsize=65536)
+def strategy_for(s: Signature, roles: tuple[str, ...], mesh: MeshShape) -> Strategy | None:
+    """The strategy of these roles for all equations of a signature; None where there is none."""
+    rule = rule_for(s)
+    known = len(roles) == len(mesh) and {*roles} <= {*possible_roles(rule)}
+    return apply_roles(rule, roles, mesh) if known else None
+
+
 def possible_roles(rule: Rule) -> list[str]:
     """What one mesh axis may do, the idle role first."""
     split = [f for f, n in rule.sizes.items() if not rule.marked(f, "^") and n > 1]

@@ -12,10 +12,11 @@ operands that lie alike, or are the same in all rows; it may be gathered along t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from hpc_alpa.ir.graph import Eqn, Graph, Var
 from hpc_alpa.sharding.spec import ShardingSpec
-from hpc_alpa.sharding.strategies import Strategy, rule_of
+from hpc_alpa.sharding.strategies import Signature, Strategy, rule_for, signature
 
 Dims = frozenset[int]
 NONE: Dims = frozenset()
@@ -78,40 +79,55 @@ class Rows:
 
     # ---------------------------------------------------------------------------------- equations
     def _follow(self, e: Eqn) -> None:
-        rule = rule_of(e)
-        carry: set[str] = set()
-        other: set[str] = set()
-        varying: set[str] = set()
-        kept: set[str] = set()
-        for v, dims in zip(e.inputs, rule.inputs, strict=True):
-            for d, factors in enumerate(dims):
-                long = [f for f in factors if rule.sizes[f] > 1]
-                if d in self.dims[v]:
-                    # Of a dim that is taken apart only the slots' own rows stay rows.
-                    alone = len(long) == 1 or e.op.name == "slot"
-                    (carry if alone else kept).update(long)
-                elif d not in self.uniform[v]:
-                    other.update(long)
-                if d not in self.uniform[v]:
-                    varying.update(long)
-        kept |= {f for f in carry if f in other or rule.marked(f, "@")}
-        if e.op.name == "slot" and e.params_dict["dim"] not in self.dims[e.inputs[0]]:
-            # Rows in their own order: a slot's are in one device's tile only.
-            kept.update(rule.inputs[0][e.params_dict["dim"]])
-        carry -= kept
-        rows: set[int] = set()
-        uniform: set[int] = set()
-        for d, factors in enumerate(rule.output):
+        given = tuple((self.dims[v], self.uniform[v]) for v in e.inputs)
+        found = _followed(signature(e), given)
+        out = e.output
+        self.dims[out], self.uniform[out], self.factors[out], self.kept[out] = found
+
+
+@lru_cache(maxsize=65536)
+def _followed(
+    s: Signature, given: tuple[tuple[Dims, Dims], ...]
+) -> tuple[Dims, Dims, frozenset[str], frozenset[str]]:
+    """`dims`, `uniform`, `factors` and `kept` of an equation; equal layers ask for the same.
+
+    Args:
+        given: `dims` and `uniform` of each operand.
+    """
+    op, _, _, frozen = s
+    rule, params = rule_for(s), dict(frozen)
+    carry: set[str] = set()
+    other: set[str] = set()
+    varying: set[str] = set()
+    kept: set[str] = set()
+    for (rows_in, uniform_in), dims in zip(given, rule.inputs, strict=True):
+        for d, factors in enumerate(dims):
             long = [f for f in factors if rule.sizes[f] > 1]
-            if e.op.name == "stack" and d == e.params_dict["dim"]:
+            if d in rows_in:
+                # Of a dim that is taken apart only the slots' own rows stay rows.
+                alone = len(long) == 1 or op.name == "slot"
+                (carry if alone else kept).update(long)
+            elif d not in uniform_in:
+                other.update(long)
+            if d not in uniform_in:
+                varying.update(long)
+    kept |= {f for f in carry if f in other or rule.marked(f, "@")}
+    if op.name == "slot" and params["dim"] not in given[0][0]:
+        # Rows in their own order: a slot's are in one device's tile only.
+        kept.update(rule.inputs[0][params["dim"]])
+    carry -= kept
+    rows: set[int] = set()
+    uniform: set[int] = set()
+    for d, factors in enumerate(rule.output):
+        long = [f for f in factors if rule.sizes[f] > 1]
+        if op.name == "stack" and d == params["dim"]:
+            rows.add(d)
+        elif long and long[0] in carry:
+            if op.name != "slot" or d != params["dim"]:
                 rows.add(d)
-            elif long and long[0] in carry:
-                if e.op.name != "slot" or d != e.params_dict["dim"]:
-                    rows.add(d)
-            kept.update(f for f in long[1:] if f in carry)
-            if not varying.intersection(long) and not any(
-                rule.marked(f, m) for f in long for m in "@^!"
-            ):
-                uniform.add(d)
-        self.dims[e.output], self.uniform[e.output] = frozenset(rows), frozenset(uniform)
-        self.factors[e.output], self.kept[e.output] = frozenset(carry - kept), frozenset(kept)
+        kept.update(f for f in long[1:] if f in carry)
+        if not varying.intersection(long) and not any(
+            rule.marked(f, m) for f in long for m in "@^!"
+        ):
+            uniform.add(d)
+    return frozenset(rows), frozenset(uniform), frozenset(carry - kept), frozenset(kept)
