@@ -363,6 +363,7 @@ ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
     "sqrt": lambda c, x: x**0.5,
     "stop_gradient": lambda c, x: x,
     "sub": lambda c, x, y: x - y,
+    "sum_squares": lambda c, x: np.sum(x**2),
     "tanh": lambda c, x: 1 - 2 / (np.exp(2 * x) + 1),
     "top_k": _top_k,
     "transpose": lambda c, x: np.moveaxis(x, c.params["perm"], range(x.ndim)),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any
 
 import numpy as np
 
 from hpc_alpa.errors import GraphError
-from hpc_alpa.ir.types import TensorType
+from hpc_alpa.ir.types import TensorType, numpy_dtype
 
 Params = Mapping[str, Any]
 Types = tuple[TensorType, ...]
@@ -57,6 +57,8 @@ class Op:
         cost: class of the operator in the cost database (`cost.classes`).
         expand: for a fused operator, (builder, inputs, equation) -> output from simple operators.
         view: the output shares the input's memory on a host.
+        wide: 16-bit floats are computed in float32 and rounded once, as accelerators do: what sums
+            or exponentiates. Also where a processor has no arithmetic for them.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Op:
     cost: str = "elementwise"
     expand: Callable[..., Any] | None = None
     view: bool = False
+    wide: bool = False
 
     def output_type(
         self, inputs: Types, params: Params, want: TensorType | None = None
@@ -100,6 +103,10 @@ def define(name: str, **columns: Any) -> Op:
     """Add a row. A second row of the same name is a programming error."""
     assert name not in TABLE, f"operator {name!r} is defined twice"
     columns["reference"] = _array(columns["reference"])
+    if columns.get("wide"):
+        for column in ("reference", "kernel"):
+            if columns.get(column):
+                columns[column] = _widened(columns[column])
     TABLE[name] = Op(name, **columns)
     return TABLE[name]
 
@@ -112,6 +119,29 @@ def _array(reference: Callable[..., Any]) -> Callable[..., Any]:
         return np.asarray(out) if isinstance(out, np.generic) else out
 
     return run
+
+
+NARROW = {"bfloat16": "float32", "float16": "float32"}  # -> what they are computed in
+
+
+def _widened(run: Callable[..., Any]) -> Callable[..., Any]:
+    """The last arguments are arrays, the one before them the call."""
+
+    def widen(x: Any) -> Any:
+        wide = NARROW.get(x.dtype.name)
+        return x if wide is None else x.astype(wide)
+
+    @wraps(run)
+    def widened(*given: Any) -> Any:
+        k = next(k for k, x in enumerate(given) if isinstance(x, Call))
+        call, arrays = given[k], given[k + 1 :]
+        if call.type.dtype not in NARROW and all(x.dtype.name not in NARROW for x in arrays):
+            return run(*given)
+        dtype = NARROW.get(call.type.dtype, call.type.dtype)
+        made = run(*given[:k], replace(call, type=call.type.with_dtype(dtype)), *map(widen, arrays))
+        return made.astype(numpy_dtype(call.type.dtype), copy=False)
+
+    return widened
 
 
 def op(name: str) -> Op:

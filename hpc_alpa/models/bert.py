@@ -17,12 +17,15 @@ from hpc_alpa.errors import DataError
 from hpc_alpa.models import layers as part
 from hpc_alpa.models import transformer
 from hpc_alpa.models.optimizers import Optimizer
+from hpc_alpa.models.precision import LossScale
 from hpc_alpa.models.training import (
     Metrics,
     State,
+    Training,
     initial_state,
     make_eval_step,
     make_train_step,
+    reduced,
     with_dropout,
 )
 from hpc_alpa.models.transformer import RESIDUALS, TransformerConfig
@@ -150,27 +153,30 @@ def loss(
     """
     hidden = encode(params, batch["tokens"], batch["segments"], config, seed=seed, step=step)
     losses = nn.cross_entropy(logits(params, hidden), batch["targets"])
-    masked = batch["masked"].astype(config.dtype)
-    return np.sum(losses * masked) / np.sum(masked)
+    return reduced(losses, {"weights": batch["masked"]}, "weighted")
 
 
-def init(config: BERTConfig, optimizer: Optimizer) -> Callable[[Any], State]:
-    """`init(seed)` of the whole state."""
-    return initial_state(lambda seed: init_params(config, seed), optimizer)
+def init(
+    config: BERTConfig, optimizer: Optimizer, loss_scale: LossScale | None = None
+) -> Callable[[Any], State]:
+    """`init(seed)` of the whole state; `loss_scale` as `train_step` gets it."""
+    training = Training(config.precision, loss_scale=loss_scale)
+    return initial_state(lambda seed: init_params(config, seed), optimizer, training)
 
 
 def train_step(
-    config: BERTConfig, optimizer: Optimizer, seed: int = 0
+    config: BERTConfig, optimizer: Optimizer, seed: int = 0, **options: Any
 ) -> Callable[..., tuple[State, Metrics]]:
     """`train_step(state, batch, learning_rate=None)`; a batch as in `loss`.
 
     Args:
         seed: of the dropout, whose values also depend on the state's step.
+        options: `clip`, `gradients` and `loss_scale`, as `Training` has them.
     """
-
-    return make_train_step(with_dropout(loss, config, seed), optimizer)
+    training = Training(config.precision, **options)
+    return make_train_step(with_dropout(loss, config, seed), optimizer, training)
 
 
 def eval_step(config: BERTConfig) -> Callable[[State, dict[str, Any]], Metrics]:
     """`eval_step(state, batch)`: the loss without dropout."""
-    return make_eval_step(lambda params, batch: loss(params, batch, config))
+    return make_eval_step(lambda params, batch: loss(params, batch, config), config.precision)

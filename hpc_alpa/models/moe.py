@@ -20,12 +20,15 @@ from hpc_alpa.models import layers as part
 from hpc_alpa.models import transformer
 from hpc_alpa.models.gating import top2
 from hpc_alpa.models.optimizers import Optimizer
+from hpc_alpa.models.precision import LossScale, widened
 from hpc_alpa.models.training import (
     Metrics,
     State,
+    Training,
     initial_state,
     make_eval_step,
     make_train_step,
+    reduced,
     with_dropout,
 )
 from hpc_alpa.models.transformer import TransformerConfig
@@ -43,6 +46,7 @@ class MoEConfig(TransformerConfig):
         group: tokens that are gated together; divides the tokens of a microbatch.
         capacity_factor: places of all experts of a group, in multiples of its tokens.
         balance: weight of the loss that spreads tokens over experts.
+        tied: the head is the embedding's table.
 
     Raises:
         DataError: as `TransformerConfig`, fewer than 2 layers or experts, or no place for a token.
@@ -52,6 +56,7 @@ class MoEConfig(TransformerConfig):
     group: int = field(kw_only=True)
     capacity_factor: float = 2.0
     balance: float = 0.01
+    tied: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +86,8 @@ class MoEConfig(TransformerConfig):
         with_experts = sum(map(self.has_experts, range(self.layers)))
         layers = self.layers * self.num_attention_parameters + with_experts * experts
         layers += (self.layers - with_experts) * self.num_feed_forward_parameters
-        return layers + (2 * self.vocabulary + self.sequence + 2) * h
+        tables = (1 if self.tied else 2) * self.vocabulary + self.sequence
+        return layers + (tables + 2) * h
 
 
 # As Alpa evaluates it (OSDI 2022, Sec. 8.1): name -> hidden, layers, heads, experts; sequence 1024,
@@ -97,7 +103,7 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
 }
 
 
-def paper_config(name: str, dtype: str = "float32") -> MoEConfig:
+def paper_config(name: str, dtype: str = "float32", precision: str | None = None) -> MoEConfig:
     """The config of a row of `SIZES`."""
     if name not in SIZES:
         raise DataError(f"there is no MoE {name!r}; the paper's are {', '.join(SIZES)}")
@@ -109,6 +115,7 @@ def paper_config(name: str, dtype: str = "float32") -> MoEConfig:
         sequence=1024,
         vocabulary=32000,
         dtype=dtype,
+        precision=precision,
         feed_forward=8,
         experts=experts,
         group=2048,
@@ -148,11 +155,14 @@ def experts(params: Params, x: Any, config: MoEConfig) -> tuple[Any, Any]:
             f"{config.group}; take a batch that fills whole groups"
         )
     groups = x.reshape(tokens // config.group, config.group, shape[2])
-    routes = top2(nn.softmax(groups @ params["gate"]))
+    # In 16 bits two gates are often equal, and means of many lose their digits.
+    gates = nn.softmax(widened(groups @ params["gate"]))
+    routes = top2(gates)
     taken = nn.dispatch(groups, routes.experts, routes.places, config.experts, config.capacity)
     inner = nn.relu(np.einsum("gecm,emh->gech", taken, params["up"]))
     made = np.einsum("gech,ehm->gecm", inner, params["down"])
-    out = nn.combine(made, routes.experts, routes.places, routes.weights)
+    weights = routes.weights.astype(made.dtype)
+    out = nn.combine(made, routes.experts, routes.places, weights)
     return out.reshape(shape), routes.balance
 
 
@@ -172,12 +182,12 @@ def init_params(config: MoEConfig, seed: Any) -> Params:
             "feed_forward": inner,
         }
 
-    return {
+    params = {
         "embedding": transformer.init_embedding(seed, c),
         "layers": [layer(k) for k in range(c.layers)],
         "norm": part.init_norm(c.hidden, c.dtype),
-        "head": part.init_weight(seed, "head", (c.hidden, c.vocabulary), c.dtype),
     }
+    return params if c.tied else {**params, "head": transformer.init_head(seed, c)}
 
 
 def logits(
@@ -210,7 +220,7 @@ def logits(
             )
     # Not by `sum`: 0 + x would be one more equation.
     balance = functools.reduce(operator.add, balances) / len(balances)
-    return part.norm(params["norm"], x) @ params["head"], balance
+    return transformer.head(params, part.norm(params["norm"], x)), balance
 
 
 def loss(
@@ -220,30 +230,46 @@ def loss(
     *,
     seed: Any = None,
     step: Any = 0,
+    reduction: str = "mean",
 ) -> Any:
     """Mean cross entropy of `batch["targets"]` given `batch["tokens"]`, and the weighted balance.
 
     The balance is a mean over groups, so microbatches of whole groups do not change it.
+
+    Args:
+        reduction: of the cross entropy: "sum", or "weighted" by `batch["weights"]`, in the place
+            of the mean.
     """
     found, balance = logits(params, batch["tokens"], config, seed=seed, step=step)
-    return np.mean(nn.cross_entropy(found, batch["targets"])) + config.balance * balance
+    losses = nn.cross_entropy(found, batch["targets"])
+    return reduced(losses, batch, reduction) + config.balance * balance.astype(losses.dtype)
 
 
-def init(config: MoEConfig, optimizer: Optimizer) -> Callable[[Any], State]:
-    """`init(seed)` of the whole state."""
-    return initial_state(lambda seed: init_params(config, seed), optimizer)
+def init(
+    config: MoEConfig, optimizer: Optimizer, loss_scale: LossScale | None = None
+) -> Callable[[Any], State]:
+    """`init(seed)` of the whole state; `loss_scale` as `train_step` gets it."""
+    training = Training(config.precision, loss_scale=loss_scale)
+    return initial_state(lambda seed: init_params(config, seed), optimizer, training)
 
 
 def train_step(
-    config: MoEConfig, optimizer: Optimizer, seed: int = 0
+    config: MoEConfig,
+    optimizer: Optimizer,
+    seed: int = 0,
+    reduction: str = "mean",
+    **options: Any,
 ) -> Callable[..., tuple[State, Metrics]]:
     """`train_step(state, batch, learning_rate=None)`; a batch is `{"tokens": ..., "targets": ...}`.
 
     Args:
         seed: of the dropout, whose values also depend on the state's step.
+        reduction: of the tokens' losses, as `loss` takes it.
+        options: `clip`, `gradients` and `loss_scale`, as `Training` has them.
     """
-
-    return make_train_step(with_dropout(loss, config, seed), optimizer)
+    whole = functools.partial(loss, reduction=reduction)
+    training = Training(config.precision, **options)
+    return make_train_step(with_dropout(whole, config, seed), optimizer, training)
 
 
 def eval_step(config: MoEConfig) -> Callable[[State, dict[str, Any]], Metrics]:
@@ -253,4 +279,4 @@ def eval_step(config: MoEConfig) -> Callable[[State, dict[str, Any]], Metrics]:
         found, _ = logits(params, batch["tokens"], config)
         return np.mean(nn.cross_entropy(found, batch["targets"]))
 
-    return make_eval_step(cross_entropy)
+    return make_eval_step(cross_entropy, config.precision)

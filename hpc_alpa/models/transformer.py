@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from hpc_alpa import nn, random
 from hpc_alpa.errors import DataError
 from hpc_alpa.models import layers as part
+from hpc_alpa.models.precision import require_precision
 
 Params = dict[str, Any]
 Drop = Callable[[Any, str], Any]
@@ -24,10 +25,14 @@ class TransformerConfig:
     Attributes:
         sequence: longest sequence, number of learned positions.
         dropout: share of elements dropped in training, of the embedding and each residual branch.
+        dtype: of the parameters, as the state keeps them.
         feed_forward: width of the feed-forward's inner layer, in multiples of `hidden`.
+        precision: dtype that forward and backward compute in, "float16" say, with copies of the
+            parameters (`models.precision`); None: `dtype`.
 
     Raises:
-        DataError: hidden is not a multiple of heads, or a size below 1.
+        DataError: hidden is not a multiple of heads, a size below 1, or a precision wider than the
+            parameters.
     """
 
     layers: int
@@ -38,6 +43,7 @@ class TransformerConfig:
     dropout: float = 0.0
     dtype: str = "float32"
     feed_forward: int = 4
+    precision: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self._require_positive(
@@ -51,6 +57,7 @@ class TransformerConfig:
             )
         if not 0 <= self.dropout < 1:
             raise DataError(f"{model}: dropout is {self.dropout}, not in [0, 1)")
+        require_precision(model, self.precision, self.dtype)
 
     def _require_positive(self, *names: str) -> None:
         for name in names:
@@ -158,6 +165,16 @@ def init_embedding(seed: Any, config: TransformerConfig) -> Params:
         return part.init_weight(seed, f"embedding/{name}", (rows, c.hidden), c.dtype)
 
     return {"tokens": table("tokens", c.vocabulary), "positions": table("positions", c.sequence)}
+
+
+def init_head(seed: Any, config: TransformerConfig) -> Any:
+    """What makes logits of hidden states, (hidden, vocabulary)."""
+    return part.init_weight(seed, "head", (config.hidden, config.vocabulary), config.dtype)
+
+
+def head(params: Params, x: Any) -> Any:
+    """(..., hidden) -> (..., vocabulary), by the head or, without one, the embedding's table."""
+    return x @ (params["head"] if "head" in params else params["embedding"]["tokens"].T)
 
 
 def embed(params: Params, tokens: Any) -> Any:

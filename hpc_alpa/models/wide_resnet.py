@@ -6,7 +6,7 @@ He et al. 2016 with the width of Zagoruyko and Komodakis 2016, as in Alpa (OSDI 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from hpc_alpa import nn
 from hpc_alpa.errors import DataError
 from hpc_alpa.models import layers as part
 from hpc_alpa.models.optimizers import Optimizer
-from hpc_alpa.models.training import Metrics, State, initial_state
+from hpc_alpa.models.precision import LossScale, cast, require_precision
+from hpc_alpa.models.training import Metrics, State, Training, initial_state, make_train_step
 from hpc_alpa.pytree import tree_map
 from hpc_alpa.trace import layer as mark_layer
-from hpc_alpa.trace import value_and_grad
 
 Params = dict[str, Any]
 STEM = 7  # window of the first convolution
@@ -59,9 +59,10 @@ class WideResNetConfig:
         base_channels: of the first convolution, and of the first stage.
         width_factor: channels of a block's 3x3 convolution, in multiples of its narrow ones.
         channels: of the images.
+        dtype, precision: as of `TransformerConfig`.
 
     Raises:
-        DataError: a size below 1, or no stage.
+        DataError: a size below 1, no stage, or a precision wider than the parameters.
     """
 
     blocks: tuple[int, ...]
@@ -70,6 +71,7 @@ class WideResNetConfig:
     classes: int
     channels: int = 3
     dtype: str = "float32"
+    precision: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.blocks or min(self.blocks) < 1:
@@ -79,6 +81,7 @@ class WideResNetConfig:
                 raise DataError(
                     f"WideResNetConfig: {name} is {getattr(self, name)}; it is at least 1"
                 )
+        require_precision("WideResNetConfig", self.precision, self.dtype)
 
     @property
     def layout(self) -> tuple[Block, ...]:
@@ -121,12 +124,17 @@ SIZES: dict[str, tuple[int, int, int]] = {
 }
 
 
-def paper_config(name: str, dtype: str = "float32") -> WideResNetConfig:
+def paper_config(
+    name: str, dtype: str = "float32", precision: str | None = None
+) -> WideResNetConfig:
     """The config of a row of `SIZES`."""
     if name not in SIZES:
         raise DataError(f"there is no Wide-ResNet {name!r}; the paper's are {', '.join(SIZES)}")
     layers, base_channels, width_factor = SIZES[name]
-    return WideResNetConfig(DEPTHS[layers], base_channels, width_factor, 1024, dtype=dtype)
+    blocks = DEPTHS[layers]
+    return WideResNetConfig(
+        blocks, base_channels, width_factor, 1024, dtype=dtype, precision=precision
+    )
 
 
 # ----------------------------------------------------------------------------------------- layers
@@ -226,10 +234,13 @@ def logits(
 ) -> tuple[Any, Params]:
     """(batch, height, width, channels) -> (batch, classes), and the statistics of all norms.
 
+    Images are read in the dtype of the parameters.
+
     Args:
         statistics: as the step's state keeps them; those of the batch if None.
     """
     given = statistics or {"stem": None, "blocks": [None] * len(config.layout)}
+    images = cast(images, np.dtype(params["stem"]["weight"].dtype).name)
     x, stem = convolution(params["stem"], images, 2, given["stem"])
     x = nn.max_pool(nn.relu(x), 3, stride=2, padding="same")
     used = []
@@ -253,43 +264,46 @@ def loss(
     return np.mean(nn.cross_entropy(found, batch["labels"])), used
 
 
-def init(config: WideResNetConfig, optimizer: Optimizer) -> Callable[[Any], State]:
-    """`init(seed)` of the whole state, with the moving averages as `statistics`."""
-    of_params = initial_state(lambda seed: init_params(config, seed), optimizer)
+def init(
+    config: WideResNetConfig, optimizer: Optimizer, loss_scale: LossScale | None = None
+) -> Callable[[Any], State]:
+    """`init(seed)` of the whole state, with the moving averages as `statistics`.
+
+    Args:
+        loss_scale: as `train_step` gets it.
+    """
+    training = Training(config.precision, loss_scale=loss_scale)
+    of_params = initial_state(lambda seed: init_params(config, seed), optimizer, training)
     return lambda seed: {**of_params(seed), "statistics": init_statistics(config)}
 
 
 def train_step(
-    config: WideResNetConfig, optimizer: Optimizer
+    config: WideResNetConfig, optimizer: Optimizer, **options: Any
 ) -> Callable[..., tuple[State, Metrics]]:
     """`train_step(state, batch, learning_rate=None)`; a batch is `{"images": ..., "labels": ...}`.
 
     Norms take the statistics of the step's whole batch, so a step has one microbatch.
+
+    Args:
+        options: `clip`, `gradients` and `loss_scale`, as `Training` has them.
     """
 
-    def run(state: State, batch: Any, learning_rate: Any = None) -> tuple[State, Metrics]:
-        both = value_and_grad(lambda p, b: loss(p, b, config), has_aux=True)
-        (value, found), gradients = both(state["params"], batch)
-        params, moments = optimizer.update(
-            gradients, state["optimizer"], state["params"], state["step"], learning_rate
-        )
-        averages = tree_map(
-            lambda old, new: MOMENTUM * old + (1 - MOMENTUM) * new, state["statistics"], found
-        )
-        return {
-            "params": params,
-            "optimizer": moments,
-            "statistics": averages,
-            "step": state["step"] + 1,
-        }, {"loss": value}
+    def averages(state: State, found: Params) -> State:
+        def moved(old: Any, new: Any) -> Any:
+            return MOMENTUM * old + (1 - MOMENTUM) * new
 
-    return run
+        return {"statistics": tree_map(moved, state["statistics"], found)}
+
+    training = Training(config.precision, **options)
+    whole = lambda params, batch, step: loss(params, batch, config)  # noqa: E731
+    return make_train_step(whole, optimizer, training, averages)
 
 
 def eval_step(config: WideResNetConfig) -> Callable[[State, dict[str, Any]], Metrics]:
     """`eval_step(state, batch)`: the loss by the moving averages."""
 
     def evaluate(state: State, batch: dict[str, Any]) -> Metrics:
-        return {"loss": loss(state["params"], batch, config, state["statistics"])[0]}
+        params = cast(state["params"], config.precision)
+        return {"loss": loss(params, batch, config, state["statistics"])[0]}
 
     return evaluate

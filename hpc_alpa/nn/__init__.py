@@ -12,10 +12,12 @@ from hpc_alpa.nn.normalise import (
     layer_norm,
     log_softmax,
     softmax,
+    sum_squares,
 )
 
 __all__ = [
     "attention", "avg_pool", "batch_norm", "batch_norm_inference", "batch_statistics",
     "combine", "conv", "conv2d", "cross_entropy", "dispatch", "embedding", "gelu", "layer_norm",
-    "log_softmax", "max_pool", "one_hot", "relu", "sigmoid", "silu", "softmax", "top_k",
+    "log_softmax", "max_pool", "one_hot", "relu", "sigmoid", "silu", "softmax", "sum_squares",
+    "top_k",
 ]  # fmt: skip

@@ -27,6 +27,11 @@ def softmax(x: Any, axis: int = -1, scale: float = 1.0, causal: bool = False) ->
     return np.moveaxis(last, -1, axis)
 
 
+def sum_squares(x: Any) -> Any:
+    """The sum of all elements' squares, 0-d; float32 for 16-bit values."""
+    return apply("sum_squares", x)
+
+
 def log_softmax(x: Any, axis: int = -1) -> Any:
     """x - log sum exp(x) along `axis`."""
     # The shift cancels, and so does its gradient.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpc_alpa.errors import GraphError
-from hpc_alpa.ir.op import Call, Params, Types, define
+from hpc_alpa.ir.op import NARROW, Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.rule import Rule, bind, side
 
@@ -87,12 +87,18 @@ def dot(c: Call, x: Any, y: Any) -> Any:
     a = _flat(x, (*batch, math.prod(m), k))
     b = _flat(y, (*batch, k, math.prod(n)))
     if not nb:
-        z = np.matmul(a, b)
+        z = product(a, b)
     else:
         size = math.prod(batch)
-        z = np.matmul(a.reshape(size, *a.shape[-2:]), b.reshape(size, *b.shape[-2:]))
-    # bfloat16 is multiplied in float32.
+        z = product(a.reshape(size, *a.shape[-2:]), b.reshape(size, *b.shape[-2:]))
     return z.reshape((*batch, *m, *n)).transpose(back).astype(x.dtype, copy=False)
+
+
+def product(a: Any, b: Any) -> Any:
+    """`np.matmul`; a host multiplies 16-bit floats in float32, and its BLAS knows no others."""
+    if isinstance(a, np.ndarray) and a.dtype.name in NARROW:
+        a, b = a.astype(NARROW[a.dtype.name]), b.astype(NARROW[b.dtype.name])
+    return np.matmul(a, b)
 
 
 def _flat(x: Any, shape: tuple[int, ...]) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from hpc_alpa.errors import GraphError
 from hpc_alpa.ir.op import Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
+from hpc_alpa.ops.contraction import product
 from hpc_alpa.ops.halo import HALOS
 from hpc_alpa.ops.movement import wanted
 from hpc_alpa.ops.rule import Rule, bind
@@ -99,7 +100,7 @@ def _weight_by_group(w: Any, groups: int) -> Any:
 def _conv(c: Call, x: Any, w: Any) -> Any:
     groups = x.shape[-1] // w.shape[-2]
     patches = _patches(c, x, w.shape[:-2], c.type.shape[1:-1], groups)
-    y = np.matmul(patches, _weight_by_group(w, groups))
+    y = product(patches, _weight_by_group(w, groups))
     return y.transpose(1, 0, 2).reshape(c.type.shape).astype(x.dtype, copy=False)
 
 
@@ -107,7 +108,7 @@ def _grad_weight(c: Call, x: Any, y: Any) -> Any:
     channels, out = c.type.shape[-2:]
     groups = x.shape[-1] // channels
     patches = _patches(c, x, c.type.shape[:-2], y.shape[1:-1], groups)
-    w = np.matmul(patches.transpose(0, 2, 1), _by_group(y, groups))
+    w = product(patches.transpose(0, 2, 1), _by_group(y, groups))
     split = w.reshape(groups, -1, channels, out // groups).transpose(1, 2, 0, 3)
     return split.reshape(c.type.shape).astype(x.dtype, copy=False)
 
@@ -115,7 +116,7 @@ def _grad_weight(c: Call, x: Any, y: Any) -> Any:
 def _grad_input(c: Call, y: Any, w: Any) -> Any:
     window, channels = w.shape[:-2], w.shape[-2]
     groups = c.type.shape[-1] // channels
-    z = np.matmul(_by_group(y, groups), _weight_by_group(w, groups).transpose(0, 2, 1))
+    z = product(_by_group(y, groups), _weight_by_group(w, groups).transpose(0, 2, 1))
     z = z.reshape(groups, *y.shape[:-1], math.prod(window), channels)
     padded = np.zeros_like(y, shape=padded_shape(c.type.shape, c.params))
     by_group = padded.reshape(*padded.shape[:-1], groups, channels)

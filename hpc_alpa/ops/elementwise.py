@@ -204,9 +204,11 @@ def _infer_cast(inputs: Types, params: Params, want: TensorType | None) -> Tenso
 
 
 def _cast_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
-    # A narrowing cast of a partial sum rounds each term: the terms stay in the accumulation type.
+    # A narrowing cast of a partial sum rounds each term: the terms stay in the accumulation type,
+    # but where `terms` says that they may be rounded.
     wide = np.can_cast(numpy_dtype(inputs[0].dtype), numpy_dtype(output.dtype), "safe")
-    return elementwise_rule(FIRST if wide else (), FIRST)(inputs, output, params)
+    linear = wide or params.get("terms", False)
+    return elementwise_rule(FIRST if linear else (), FIRST)(inputs, output, params)
 
 
 def _cast_vjp(b: Any, e: Any, ct: Any) -> Any:
@@ -289,6 +291,7 @@ define(
     rule=elementwise_rule(),
     kernel=run_flat("gelu"),
     cost="gelu",
+    wide=True,
 )
 define(
     "gelu_grad",
@@ -299,4 +302,5 @@ define(
     rule=elementwise_rule(((1,),)),
     kernel=run_flat("gelu_grad"),
     cost="gelu_grad",
+    wide=True,
 )

@@ -189,4 +189,5 @@ for _name, (_infer, _reference, _vjp, _rule, _cost) in _ROWS.items():
         flops=_flops,
         rule=_rule,
         cost=_cost,
+        wide=True,
     )

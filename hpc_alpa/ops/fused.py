@@ -1,7 +1,8 @@
 """Fused operators: one node for the planner and one kernel, standing for a small graph.
 
 `expand` writes that graph. It is the oracle of the kernel, and what runs, in phases with all_reduce
-of the statistics, when a factor marked `!` is split.
+of the statistics, when a factor marked `!` is split. Of 16-bit operands the graph is float32
+within, and so are the losses of a cross entropy: a sum of thousands has no digits to spare.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hpc_alpa.errors import GraphError
-from hpc_alpa.ir.op import Call, Params, Types, define
+from hpc_alpa.ir.op import NARROW, Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.reduction import spread
 from hpc_alpa.ops.rule import Rule, bind, names
@@ -233,7 +234,7 @@ def _layer_norm_vjp(b: Any, e: Any, ct: Any) -> Any:
 def _infer_cross_entropy(name: str, arity: int) -> Infer:
     def infer(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
         logits, labels = inputs[:2]
-        row = logits.with_shape(labels.shape)
+        row = TensorType(labels.shape, NARROW.get(logits.dtype, logits.dtype))
         if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.is_floating:
             raise GraphError(
                 f"{name} takes logits (rows, classes) and one label a row, not {_given(inputs)}"
@@ -334,6 +335,20 @@ _ROWS: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+def _in_float32(expand: Callable[..., Any]) -> Callable[..., Any]:
+    """The graph between casts, where an operand is 16-bit."""
+
+    def widened(b: Any, inputs: tuple[Any, ...], e: Any) -> Any:
+        wide = tuple(
+            b.cast(x, dtype=NARROW[x.type.dtype]) if x.type.dtype in NARROW else x for x in inputs
+        )
+        made, dtype = expand(b, wide, e), e.output.type.dtype
+        # Each device rounds the term that it has of a sum, as the kernel does.
+        return made if made.type.dtype == dtype else b.cast(made, dtype=dtype, terms=True)
+
+    return widened
+
+
 def _flops(per_element: float) -> Callable[[Types, TensorType, Params], float]:
     return lambda inputs, output, params: float(per_element * inputs[0].size)
 
@@ -348,5 +363,6 @@ for _name, (_infer, _reference, _vjp, _per, _rule, _kernel, _expand) in _ROWS.it
         rule=_rule,
         kernel=_kernel,
         cost=_name,
-        expand=_expand,
+        expand=_in_float32(_expand),
+        wide=True,
     )

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hpc_alpa.errors import GraphError
-from hpc_alpa.ir.op import Call, Params, Types, define
-from hpc_alpa.ir.types import TensorType
+from hpc_alpa.ir.op import NARROW, Call, Params, Types, define
+from hpc_alpa.ir.types import TensorType, numpy_dtype
 from hpc_alpa.ops.rule import ALL, Rule, bind, names, side
 
 
@@ -52,11 +52,12 @@ def _gather_rule(inputs: Types, output: TensorType, params: Params) -> Rule:
 
 
 def _gather_kernel(backend: Any, c: Call, table: Any, indices: Any) -> Any:
-    out = backend.empty(c.type.shape, c.type.dtype)
+    out = backend.empty(c.type.shape, numpy_dtype(c.type.dtype))
     flat = backend.contiguous(indices).reshape(-1)
-    backend.kernels["gather"](
-        backend.contiguous(table), flat, c.offsets["v"], out=out.reshape(-1, c.type.shape[-1])
-    )
+    # Rows are moved, not computed with, so 16-bit floats go as the integers of their bits.
+    bits = np.uint16 if c.type.dtype in NARROW else out.dtype
+    rows = out.view(bits).reshape(-1, c.type.shape[-1])
+    backend.kernels["gather"](backend.contiguous(table).view(bits), flat, c.offsets["v"], out=rows)
     return out
 
 
@@ -175,6 +176,7 @@ define(
     rule=_scatter_rule,
     kernel=_scatter_kernel,
     cost="scatter_add",
+    wide=True,
 )
 define(
     "pick",  # x[b, indices[b]], or x[b, indices[b, k]] for every k; any leading dims

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpc_alpa.errors import GraphError
-from hpc_alpa.ir.op import Call, Params, Types, define
+from hpc_alpa.ir.op import NARROW, Call, Params, Types, define
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.ops.rule import ALL, Rule, bind, names, side
 
@@ -113,6 +113,7 @@ for _name, (_reference, _vjp, _rule) in _ROWS.items():
         flops=_size,
         rule=_rule,
         cost="reduce",
+        wide=_name == "reduce_sum",
     )
 
 define(
@@ -122,6 +123,39 @@ define(
     vjp=None,
     flops=lambda inputs, output, params: 3.0 * output.size,
     rule=_max_mask_rule,
+)
+
+
+# ------------------------------------------------------------------------------- sum of squares
+def _infer_sum_squares(inputs: Types, params: Params, want: TensorType | None) -> TensorType:
+    (x,) = inputs
+    if not x.is_floating:
+        raise GraphError(f"sum_squares takes floating values, not {x}")
+    return TensorType((), NARROW.get(x.dtype, x.dtype))
+
+
+def _sum_squares(c: Call, x: Any) -> Any:
+    flat = x.reshape(-1)
+    return flat @ flat
+
+
+def _sum_squares_vjp(b: Any, e: Any, ct: Any) -> Any:
+    (x,) = e.inputs
+    narrow = ct if ct.type.dtype == x.type.dtype else b.cast(ct, dtype=x.type.dtype)
+    return (b.mul(b.mul(x, 2.0), narrow),)
+
+
+define(
+    "sum_squares",  # over all dims, 0-d; float32 of 16-bit floats, and no copy of them in it
+    infer=_infer_sum_squares,
+    reference=_sum_squares,
+    vjp=_sum_squares_vjp,
+    flops=lambda inputs, output, params: 2.0 * inputs[0].size,
+    rule=lambda inputs, output, params: bind(
+        f"{side(x + '+' for x in names(inputs[0].ndim))} -> {side(())}", inputs, output
+    ),
+    cost="reduce",
+    wide=True,
 )
 
 
@@ -193,6 +227,7 @@ define(
     flops=_size,
     rule=_dim_rule(True),
     cost="reduce",
+    wide=True,
 )
 define(
     "top_k",  # positions of the k largest of the last dim, the largest first, the first on a tie

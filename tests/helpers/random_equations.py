@@ -12,6 +12,7 @@ import numpy as np
 
 import hpc_alpa.ops  # noqa: F401  (fills the table)
 from hpc_alpa.ir import Builder, Graph, TensorType, Var
+from hpc_alpa.ir.op import NARROW
 from hpc_alpa.ir.types import numpy_dtype
 from hpc_alpa.ops.batch_norm import working_dtype
 
@@ -400,7 +401,7 @@ def _cross_entropy(name: str) -> Draw:
         rows = d.extent()
         inputs = [d.input((rows, CLASSES)), d.input((rows,), "index")]
         if name == "cross_entropy_grad":
-            inputs.append(d.input((rows,)))
+            inputs.append(d.input((rows,), dtype=NARROW.get(d.dtype, d.dtype)))
         return d.b.emit(name, *inputs)
 
     return draw
@@ -468,6 +469,7 @@ EQUATIONS: dict[str, Draw] = {  # alphabetical
     "sqrt": _elementwise("sqrt", 1, "positive"),
     "stop_gradient": _elementwise("stop_gradient", 1),
     "sub": _elementwise("sub", 2),
+    "sum_squares": lambda d: d.b.sum_squares(d.input(d.shape())),
     "tanh": _elementwise("tanh", 1),
     "top_k": _top_k,
     "transpose": _transpose,
