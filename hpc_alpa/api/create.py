@@ -79,7 +79,9 @@ def creation_programs(init: Traced, programs: Sequence[Program], plan: Plan) -> 
     """
     step = StepGraph(init.graph, 1, frozenset(), {})
     stages, plans = [], []
-    for index, stage in enumerate(plan.stages):
+    # What several stages of one submesh read is made by one stage.
+    first = [plan.stages[plan.placement.index(k)] for k in range(len(plan.submeshes))]
+    for index, stage in enumerate(first):
         specs = _specs(programs, stage, len(init.graph.outputs))
         made = _stage_graph(init.graph, index, tuple(specs))
         pricing = Pricing.on(DeviceMesh(stage.mesh_shape, stage.devices), Uniform())
@@ -90,14 +92,14 @@ def creation_programs(init: Traced, programs: Sequence[Program], plan: Plan) -> 
     return lower_stages(
         step,
         stages,
-        Plan("create", "gpipe", 1, plan.cuts, tuple(plans), "", "", ("", "")),
+        Plan("create", "gpipe", 1, (0,) * (len(plans) - 1), tuple(plans), "", "", ("", "")),
     )
 
 
 def _specs(
     programs: Sequence[Program], stage: StagePlan, num_leaves: int
 ) -> dict[int, ShardingSpec]:
-    """The spec of each state leaf that the stage reads."""
+    """The spec of each state leaf that the stage's devices hold."""
     first = programs[stage.devices[0]]
     return {p.position: ShardingSpec.parse(p.spec) for p in first.inputs if p.position < num_leaves}
 

@@ -105,8 +105,12 @@ def writes(item: Item) -> tuple[str, ...]:
     return item.outputs
 
 
-def stage_code(stage: StageGraph, plan: StagePlan, rows: Rows) -> StageCode:
+def stage_code(stage: StageGraph, plan: StagePlan, rows: Rows, prefix: str = "") -> StageCode:
     """Lay out a stage's work.
+
+    Args:
+        prefix: of the names of what the stage makes and receives, where another stage runs on the
+            same devices; the step's inputs have none.
 
     Raises:
         PlanError: the plan was not made for this graph.
@@ -118,12 +122,15 @@ def stage_code(stage: StageGraph, plan: StagePlan, rows: Rows) -> StageCode:
             f"{len(plan.inputs)} inputs, the graph has {len(graph.eqns)} and {len(graph.inputs)}: "
             "the plan was made for another graph; plan again"
         )
-    return _Layout(stage, plan, rows).run()
+    return _Layout(stage, plan, rows, prefix).run()
 
 
 class _Layout:
-    def __init__(self, stage: StageGraph, plan: StagePlan, rows: Rows) -> None:
+    def __init__(self, stage: StageGraph, plan: StagePlan, rows: Rows, prefix: str) -> None:
         self.code = StageCode(stage, plan, rows)
+        self.prefix = prefix
+        received = {t.value for t in stage.received}
+        self.inputs = {v for v in stage.graph.inputs if v not in received}
         self.mesh = plan.mesh_shape
         self.paths = dict(plan.conversions)
         self.home: dict[Var, ShardingSpec] = {}
@@ -184,6 +191,9 @@ class _Layout:
             window: the phase whose copy it is; None names the value as it was made.
         """
         name = f"v{v.id}.{spec}" if v.type.shape else f"v{v.id}{str(spec).removeprefix('.')}"
+        if window is None and v in self.inputs:
+            return name
+        name = self.prefix + name
         if window is None:
             return name + ("@" if v in self.looped else "")
         return name + WINDOW[window] + ("@" if window in LOOP else "")
@@ -233,19 +243,19 @@ class _Layout:
     ) -> None:
         """Local statistics, their all_reduce, local finish; or edges, their all_gather, windows."""
         inner = interior(e, strategy, self.mesh)
-        suffix = "@" if e.output in self.looped else ""
+        base, suffix = f"{self.prefix}v{e.output.id}", "@" if e.output in self.looped else ""
         names = dict(zip(inner.inputs, operands, strict=True))
         changes = 0
         for step in phases(e, strategy, self.mesh):
             if isinstance(step, Interior):
                 out = step.eqn.output
                 last = out == inner.outputs[0]
-                names[out] = output if last else f"v{e.output.id}.i{out.id}{suffix}"
+                names[out] = output if last else f"{base}.i{out.id}{suffix}"
                 args = tuple(names[v] for v in step.eqn.inputs)
                 self.add(Compute(step.eqn, step.strategy, args, names[out]))
             else:
                 changes += 1
-                target = f"v{e.output.id}.i{step.value.id}.{changes}{suffix}"
+                target = f"{base}.i{step.value.id}.{changes}{suffix}"
                 source = names[step.value]
                 self.add(Convert((step.move,), (step.value.type,), (source,), (target,), (1,)))
                 names[step.value] = target

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ class StagePlan:
 class Plan:
     """A whole step: stages on submeshes, the schedule, the microbatches.
 
+    Several stages may have the same submesh, as the schedule wants it; meshes that are not the same
+    have no device in common.
+
     Attributes:
         graph: digest of the traced step; a plan runs only the graph that it was made for.
         cluster: digest of the cluster; `costs`: (name, digest) of the cost model, reported when
@@ -75,15 +79,33 @@ class Plan:
     recompute: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        used = [d for s in self.stages for d in s.devices]
-        if len(used) != len(set(used)):
-            raise PlanError(f"the stages share devices: {sorted(used)}; give each its own")
+        whose: dict[int, StagePlan] = {}
+        for stage in self.stages:
+            for d in stage.devices:
+                other = whose.setdefault(d, stage)
+                grids = [(s.mesh_shape, s.devices) for s in (other, stage)]
+                if grids[0] != grids[1] or stage.devices.count(d) > 1:
+                    raise PlanError(
+                        f"the stages share devices, but not all: device {d} is on meshes "
+                        f"{grids[0]} and {grids[1]}; give each stage its own devices, or several "
+                        "the same mesh"
+                    )
         if len(self.cuts) != len(self.stages) - 1:
             raise PlanError(f"{len(self.stages)} stages have {len(self.cuts)} cuts between them")
 
     @property
     def num_devices(self) -> int:
-        return sum(len(s.devices) for s in self.stages)
+        return sum(m.num_devices for m in self.submeshes)
+
+    @cached_property
+    def submeshes(self) -> tuple[DeviceMesh, ...]:
+        """The meshes of the stages, each once, in the order of the stages."""
+        return tuple(dict.fromkeys(s.mesh for s in self.stages))
+
+    @cached_property
+    def placement(self) -> tuple[int, ...]:
+        """The submesh of each stage; several stages may have the same."""
+        return placement(s.mesh for s in self.stages)
 
     @property
     def digest(self) -> str:
@@ -151,6 +173,12 @@ class Plan:
         except OSError as error:
             raise PlanError(f"plan {os.fspath(path)} cannot be read: {error.strerror}") from None
         return cls.from_json(text, os.fspath(path))
+
+
+def placement(meshes: Iterable[DeviceMesh]) -> tuple[int, ...]:
+    """The submesh of each stage: equal meshes are one, numbered as stages first meet them."""
+    number: dict[DeviceMesh, int] = {}
+    return tuple(number.setdefault(m, len(number)) for m in meshes)
 
 
 def _deep(value: Any) -> Any:

@@ -183,7 +183,7 @@ class Executor:
 def phase_of(label: str) -> str:
     """`2F0` -> forward; `prepare` and `apply` are phases of their own."""
     letter = label.lstrip("0123456789")[:1] if label[:1].isdigit() else ""
-    return {"F": "forward", "B": "backward"}.get(letter, label)
+    return {"F": "forward", "B": "backward", "W": "weight"}.get(letter, label)
 
 
 def live_bytes(buffers: Mapping[str, Any]) -> int:

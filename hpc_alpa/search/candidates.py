@@ -135,10 +135,11 @@ def _slices(
         rules = functools.partial(pinned, step.graph, request.pins)
         yield from slice_stages(request, step, rules, again)
         return
-    layers = find_layers(step, request.cost, method.stages)
-    per_stage = method.num_devices // method.stages
+    family = SCHEDULES[_schedules(request)[0]]
+    placement = family.placement(method.stages, None if method.stages > 1 else 1)
+    layers = find_layers(step, request.cost, len(placement))
+    each = method.num_devices // method.stages
     meshes = tuple(
-        DeviceMesh(method.mesh_shape, tuple(range(s * per_stage, (s + 1) * per_stage)))
-        for s in range(method.stages)
+        DeviceMesh(method.mesh_shape, tuple(range(s * each, (s + 1) * each))) for s in placement
     )
-    yield Slices(layers.starts[1:], meshes, (method.axis_names,) * method.stages)
+    yield Slices(layers.starts[1:], meshes, (method.axis_names,) * len(meshes))

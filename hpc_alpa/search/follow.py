@@ -26,8 +26,9 @@ def follow_plan(step: StepGraph, plan: Plan, held: Sequence[Held], cost: Cost) -
     Raises:
         ShardingError: an equation has no strategy on the placement.
     """
-    where = {v: s for s, found in enumerate(held) for v in found if v.type.shape}
-    cuts = _cuts(step, where, len(plan.stages))
+    on = zip(plan.placement, held, strict=True)
+    where = {v: submesh for submesh, found in on for v in found if v.type.shape}
+    cuts = _cuts(step, where, plan.placement)
     stages = []
     for stage, base in zip(split_stages(step, cuts), plan.stages, strict=True):
         mine = held[stage.index]
@@ -43,8 +44,13 @@ def follow_plan(step: StepGraph, plan: Plan, held: Sequence[Held], cost: Cost) -
     )  # fmt: skip
 
 
-def _cuts(step: StepGraph, where: Mapping[Var, int], num_stages: int) -> tuple[int, ...]:
-    """Every forward equation runs where the parameters are that it, or one before it, reads."""
+def _cuts(step: StepGraph, where: Mapping[Var, int], placement: Sequence[int]) -> tuple[int, ...]:
+    """Every forward equation runs where the parameters are that it, or one before it, reads.
+
+    Args:
+        where: the submesh of each parameter.
+        placement: the submesh of each stage; of several stages on one, an equation's is the next.
+    """
     graph = step.graph
     source = dict(where)
     for e in graph.eqns:
@@ -53,9 +59,10 @@ def _cuts(step: StepGraph, where: Mapping[Var, int], num_stages: int) -> tuple[i
     cuts: list[int] = []
     chain = anchors(step)
     for k, e in enumerate(chain):
-        stage = max((source[v] for v in e.inputs if v in source), default=0)
-        while len(cuts) < stage:
-            cuts.append(k)
-    while len(cuts) < num_stages - 1:
-        cuts.append(len(chain))
-    return tuple(cuts)
+        for submesh in {source[v] for v in e.inputs if v in source}:
+            stage = len(cuts)
+            while stage < len(placement) and placement[stage] != submesh:
+                stage += 1
+            if stage < len(placement):
+                cuts += [k] * (stage - len(cuts))
+    return (*cuts, *[len(chain)] * (len(placement) - 1 - len(cuts)))

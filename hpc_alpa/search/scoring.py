@@ -11,7 +11,7 @@ from hpc_alpa.errors import InfeasibleError
 from hpc_alpa.lower import lower
 from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import Method, parse_method, restrictions, split_products
-from hpc_alpa.plan.plan import Plan, StagePlan
+from hpc_alpa.plan.plan import Plan, StagePlan, placement
 from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.options import Options
@@ -127,7 +127,8 @@ def stage_programs(
         method: a manual method on all devices, or None.
     """
     manual = Restrictions() if method is None else restrictions(method, step)
-    schedule = SCHEDULES[candidate.schedule](len(candidate.meshes), candidate.num_microbatches)
+    family = SCHEDULES[candidate.schedule]
+    schedule = family.on(placement(candidate.meshes), candidate.num_microbatches)
     in_flight = peak_in_flight(schedule)
     for stage, mesh in zip(split_stages(step, candidate.cuts), candidate.meshes, strict=True):
         rules = manual & pinned(step.graph, request.pins, mesh.shape)

@@ -104,7 +104,7 @@ def _steps(
     return steps
 
 
-PASSES = {"F": "forward", "B": "backward"}
+PASSES = {"F": "forward", "B": "backward", "W": "weight"}
 
 
 def category(label: str) -> str:

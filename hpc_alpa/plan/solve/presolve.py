@@ -175,7 +175,7 @@ def _merge_ties(
 
 def _choice_nbytes(problem: Problem, node_of: IntArray) -> list[FloatArray]:
     """Bytes [row, choice] of each group in the memory rows."""
-    nbytes = [np.zeros((0, 1))] * (int(node_of.max()) + 1)
+    nbytes = [np.zeros((0, 1))] * (int(node_of.max(initial=-1)) + 1)
     if problem.rows:
         sizes = np.zeros(len(nbytes), np.int64)
         sizes[node_of] = np.diff(problem.choice_offset)

@@ -23,6 +23,7 @@ Target = str | Path | IO[bytes]
 CATEGORIES: dict[str, tuple[str, str]] = {  # in the order of the legend: (colour, hatch)
     "forward": ("#88CCEE", ""),
     "backward": ("#332288", ""),
+    "weight": ("#6699CC", ""),
     "recompute": ("#44AA99", ""),
     "apply": ("#117733", ""),
     "all_reduce": ("#CC6677", ""),
