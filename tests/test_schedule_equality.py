@@ -18,7 +18,7 @@ from hpc_alpa.lower.program import Program, Send
 from hpc_alpa.models import GPTConfig, MLPConfig, gpt, mlp, optimizers
 from hpc_alpa.pytree import flatten
 from hpc_alpa.schedule import SCHEDULES
-from hpc_alpa.simulate.engine import category
+from hpc_alpa.simulate.recorder import category
 from hpc_alpa.trace import value_and_grad
 from tests.helpers.equality import cluster
 

@@ -54,11 +54,7 @@ def facts(result: Simulation) -> dict[str, Any]:
     `bubble` is the share of the ranks' time in which they wait and nothing moves,
     `exposed_communication` that in which they communicate and do not compute.
     """
-    step = result.step_seconds
-    waits = dict.fromkeys(range(len(result.peak_bytes)), 0.0)
-    for event in result.timeline.events:
-        if event.category == "wait":
-            waits[event.rank] += event.duration
+    step, waits = result.step_seconds, result.waiting_seconds
     ranks: list[dict[str, Any]] = []
     for rank, busy in enumerate(result.compute_seconds):
         exposed = result.exposed_communication[rank]
@@ -72,12 +68,12 @@ def facts(result: Simulation) -> dict[str, Any]:
                 "peak_bytes": result.peak_bytes[rank],
             }
         )
-    whole = step * len(ranks) or 1.0
     return {
         "step_seconds": step,
-        "bubble": sum(r["waiting_seconds"] for r in ranks) / whole,
-        "exposed_communication": sum(r["communication_seconds"] for r in ranks) / whole,
+        "bubble": result.bubble,
+        "exposed_communication": result.communication,
         "ranks": ranks,
+        "classes": [list(there) for there in result.classes],
     }
 
 

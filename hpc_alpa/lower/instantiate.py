@@ -95,9 +95,7 @@ def collective(item: Convert, mesh: DeviceMesh, device: int) -> Collective:
     move = item.moves[0]
     group = mesh.group(device, move.axes)
     sources, targets = item.inputs, item.outputs
-    nbytes = sum(
-        int(m.nbytes(t.nbytes, mesh.shape)) for m, t in zip(item.moves, item.types, strict=True)
-    )
+    nbytes = nbytes_of(item, mesh)
     dims = tuple(m.dim for m in item.moves)
     if move.kind == "all_reduce":
         return AllReduce(sources, targets, group, REDUCTION[move.source.kind], nbytes)
@@ -107,6 +105,13 @@ def collective(item: Convert, mesh: DeviceMesh, device: int) -> Collective:
         return ReduceScatter(sources, targets, dims, group, REDUCTION[move.source.kind], nbytes)
     assert move.kind == "all_to_all", move
     return AllToAll(sources[0], targets[0], move.to_dim, move.dim, group, nbytes, item.runs[0])
+
+
+def nbytes_of(item: Convert, mesh: DeviceMesh) -> int:
+    """Bytes of the whole tensors of a conversion on its group."""
+    return sum(
+        int(m.nbytes(t.nbytes, mesh.shape)) for m, t in zip(item.moves, item.types, strict=True)
+    )
 
 
 def in_microbatch(i: Collective, microbatch: int | None) -> Collective:

@@ -20,7 +20,7 @@ from hpc_alpa.lower.channels import Traffic, traffic
 from hpc_alpa.lower.program import Program
 from hpc_alpa.lower.rank import write
 from hpc_alpa.lower.spmd import StageCode, stage_code
-from hpc_alpa.lower.submesh import Submesh, submeshes
+from hpc_alpa.lower.submesh import Submesh, shared_over, submeshes
 from hpc_alpa.plan.plan import Plan
 from hpc_alpa.schedule import SCHEDULES, Pass, Schedule
 from hpc_alpa.step import APPLY, BACKWARD, PREPARE, StageGraph, StepGraph, split_stages
@@ -97,6 +97,13 @@ class Lowering:
     def ranks(self) -> tuple[int, ...]:
         """All ranks that have a program, ascending."""
         return tuple(sorted(d for s in self.submeshes for d in s.mesh.devices))
+
+    @property
+    def shared(self) -> tuple[tuple[tuple[int, ...], int], ...]:
+        """Group, its root first, and bytes of each broadcast at the end of a step, in order."""
+        scalars = [(k, v) for k, v in enumerate(self.step.graph.outputs) if not v.type.shape]
+        found = ((shared_over(self.submeshes, k), v.type.nbytes) for k, v in scalars)
+        return tuple((group, nbytes) for group, nbytes in found if len(group) > 1)
 
     def programs(self) -> tuple[Program, ...]:
         """The program of every rank."""

@@ -29,6 +29,12 @@ class Messages:
     sides: tuple[tuple[Place, Place], ...]
 
 
+def piece_of(ticket: str) -> tuple[int, str]:
+    """The piece and the microbatch, "" where there is none, of the message of a ticket."""
+    _, piece, *microbatch, _ = ticket.split(".")
+    return int(piece), "".join(microbatch)
+
+
 def where(program: Program, index: int) -> str:
     """`rank 1, instruction 7 'wait c0.1.m2.r'`."""
     return f"rank {program.rank}, {instruction(program, index)}"

@@ -40,7 +40,7 @@ from hpc_alpa.lower.program import (
     at,
 )
 from hpc_alpa.lower.spmd import Compute, Convert, Exchange, Item
-from hpc_alpa.lower.submesh import Submesh
+from hpc_alpa.lower.submesh import Submesh, shared_over
 from hpc_alpa.reshard import local
 from hpc_alpa.reshard.task import Piece
 from hpc_alpa.schedule import Action
@@ -312,18 +312,10 @@ class _Writer:
         Args:
             source: its buffer on this device, "" where it has none.
         """
-        makes = {
-            s.index: any(j == k for c in s.codes for j, _ in c.stage.results)
-            for s in self.submeshes
-        }
-        owners = [s for s in self.submeshes if makes[s.index]]
-        assert owners, f"no stage makes output {k}"
-        root = owners[0].mesh.devices[0]
-        others = tuple(d for s in self.submeshes if not makes[s.index] for d in s.mesh.devices)
-        if others and (self.device == root or not source):
+        group = shared_over(self.submeshes, k)
+        if len(group) > 1 and (self.device == group[0] or not source):
             target = "" if source else f"result{k}"
-            group = (root, *others)
-            self.out.append(Broadcast(source, target, (), root, group, v.type.nbytes))
+            self.out.append(Broadcast(source, target, (), group[0], group, v.type.nbytes))
 
 
 def _itemsize(channel: Channel) -> int:

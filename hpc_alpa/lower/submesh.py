@@ -47,10 +47,23 @@ class Submesh:
     names: dict[str, str] = field(default_factory=dict)
 
     @property
+    def items(self) -> Iterator[Item]:
+        """All of its devices' work."""
+        for items in (*self.once.values(), *self.looped.values()):
+            yield from items
+
+    @property
     def exchanges(self) -> Iterator[Exchange]:
         """What goes to other submeshes, and comes from them."""
-        for items in (*self.once.values(), *self.looped.values()):
-            yield from (i for i in items if isinstance(i, Exchange))
+        return (i for i in self.items if isinstance(i, Exchange))
+
+
+def shared_over(parts: Sequence[Submesh], k: int) -> tuple[int, ...]:
+    """The first device that has a 0-d output, and those of the submeshes that do not make it."""
+    makes = [any(j == k for c in s.codes for j, _ in c.stage.results) for s in parts]
+    assert any(makes), f"no stage makes output {k}"
+    others = (d for s, made in zip(parts, makes, strict=True) if not made for d in s.mesh.devices)
+    return parts[makes.index(True)].mesh.devices[0], *others
 
 
 def submeshes(codes: Sequence[StageCode], plan: Plan, split: bool) -> tuple[Submesh, ...]:

@@ -15,7 +15,7 @@ from hpc_alpa.api.compile import Options, Step, make_plan, trace_step
 from hpc_alpa.arrays import HostArrays
 from hpc_alpa.cluster import Cluster
 from hpc_alpa.cost import AnalyticCost
-from hpc_alpa.lower import Program, lower
+from hpc_alpa.lower import Lowering, Program, lower, lowering
 from hpc_alpa.lower.program import Body, Free, Instruction, Run, at
 from hpc_alpa.models import AdamW, GPTConfig, MLPConfig, adamw, gpt, mlp
 from hpc_alpa.pytree import flatten
@@ -35,6 +35,21 @@ class Lowered:
 
 def preset_cost() -> AnalyticCost:
     return AnalyticCost(Cluster.preset("dgx-a100"))
+
+
+@cache
+def lowered_plan(
+    model: str, method: str, num_ranks: int, resharding: str = "send_recv"
+) -> Lowering:
+    """`lowered` before its programs are written."""
+    function, state, batch = MODELS[model]()
+    leaves, tree = flatten(state, "state")
+    step = trace_step(function, (state, batch), len(leaves), tree, False)
+    cost = preset_cost()
+    options = Options(method, 4, "1f1b", resharding=resharding)
+    plan = make_plan(step, cost.cluster, cost, num_ranks, options)
+    inputs = frozenset(step.graph.inputs[k] for k in step.batch_positions)
+    return lowering(plan.divide(step.graph, inputs, step.renewed), plan)
 
 
 @cache
