@@ -5,109 +5,75 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from hpc_alpa import nn, random
-from hpc_alpa.api import ParallelStep, fetch, parallelize
+from hpc_alpa.api import fetch, parallelize
 from hpc_alpa.errors import PlanError
 from hpc_alpa.lower.check import check
 from hpc_alpa.lower.program import Program, Send
-from hpc_alpa.models import GPTConfig, MLPConfig, gpt, mlp, optimizers
-from hpc_alpa.pytree import flatten
 from hpc_alpa.schedule import SCHEDULES
 from hpc_alpa.simulate.recorder import category
 from hpc_alpa.trace import value_and_grad
+from tests.helpers import schedules
 from tests.helpers.equality import cluster
+from tests.helpers.schedules import TRAINING, Outcome, model, train
 
-TRAINING = [name for name, family in SCHEDULES.items() if family.trains]
-ROWS, STEPS = 24, 2
-
-
-def _mlp(optimizer: Any) -> tuple[Any, Any, Any, Any]:
-    config = MLPConfig(8, 12, "float64")
-    rng = np.random.default_rng(0)
-    batch = {key: rng.normal(size=(ROWS, 12)) for key in ("x", "y")}
-
-    def evaluate(params: Any, batch: Any) -> Any:
-        return {"loss": mlp.loss(params, batch)}
-
-    return mlp.train_step(optimizer), mlp.init(config, optimizer), batch, evaluate
-
-
-def _gpt(optimizer: Any) -> tuple[Any, Any, Any, Any]:
-    config = GPTConfig(
-        layers=4, hidden=12, heads=2, sequence=6, vocabulary=20, dropout=0.1, dtype="float64"
-    )
-    tokens = np.random.default_rng(0).integers(0, 20, (ROWS, 7)).astype("int32")
-    batch = {"tokens": tokens[:, :-1].copy(), "targets": tokens[:, 1:].copy()}
-    step = gpt.train_step(config, optimizer, seed=5)
-    return step, gpt.init(config, optimizer), batch, gpt.eval_step(config)
-
-
-MODELS = {"gpt": _gpt, "mlp": _mlp}
-
-
-def train(
-    model: str, method: str, ranks: int, schedule: str, num_microbatches: int
-) -> tuple[list[float], list[np.ndarray], ParallelStep, Any]:
-    """Losses and weights of a few steps on threads; the step, and its last state."""
-    optimizer = optimizers.adamw(optimizers.AdamW(learning_rate=1e-2))
-    function, init, batch, _ = MODELS[model](optimizer)
-    step = parallelize(
-        function, method=method, schedule=schedule, num_microbatches=num_microbatches,
-        backend="local", cluster=cluster(ranks), costs="analytic",
-    )  # fmt: skip
-    state = step.create(init, 3)
-    losses = []
-    for _ in range(STEPS):
-        state, metrics = step(state, batch)
-        losses.append(float(metrics["loss"]))
-    return losses, list(flatten(fetch(state["params"]))[0]), step, state
+SCRIPT = Path(schedules.__file__)
 
 
 @functools.cache
-def one_rank(model: str) -> tuple[list[float], list[np.ndarray]]:
-    return train(model, "dp1", 1, "1f1b", 1)[:2]
+def one_rank(name: str) -> Outcome:
+    return train(name, "dp1", 1, "1f1b", 1)
 
 
-def require_equal(model: str, losses: list[float], weights: list[np.ndarray]) -> None:
-    expected = one_rank(model)
-    assert expected[0][0] != pytest.approx(expected[0][1]), "the training does something"
-    np.testing.assert_allclose(losses, expected[0], rtol=1e-10)
-    for found, wanted in zip(weights, expected[1], strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
+def require_equal(found: dict[str, np.ndarray], name: str, schedule: str) -> None:
+    """The numbers of a model under a schedule are those of one rank."""
+    expected = one_rank(name)
+    assert expected.losses[0] != pytest.approx(expected.losses[1]), "the training does something"
+    for key, wanted in expected.arrays(f"{name} {schedule}").items():
+        np.testing.assert_allclose(found[key], wanted, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("model", "method", "ranks", "num_microbatches", "schedule"),
+    ("name", "method", "ranks", "num_microbatches", "schedule"),
     [
-        *(("mlp", "pp2", 2, 3, name) for name in TRAINING),
-        *(("mlp", "dp2pp4", 8, 6, name) for name in TRAINING),
-        *(("gpt", "pp4", 4, 4, name) for name in TRAINING),
-        *(("gpt", "tp2pp2", 4, 3, name) for name in ("interleaved_1f1b", "zb_v")),
+        *(("mlp", "dp2pp4", 8, 3, schedule) for schedule in TRAINING),
+        *(("gpt", "dp2pp2", 4, 3, schedule) for schedule in ("eager_1f1b", "zb_h1")),
+        *(("gpt", "tp2pp2", 4, 3, schedule) for schedule in ("interleaved_1f1b", "zb_v")),
     ],
 )
-def test_numbers_of_one_rank(
-    model: str, method: str, ranks: int, num_microbatches: int, schedule: str
-) -> None:
-    losses, weights, step, _ = train(model, method, ranks, schedule, num_microbatches)
-    require_equal(model, losses, weights)
-    family, plan = SCHEDULES[schedule], step.plan
+def test_threads(name: str, method: str, ranks: int, num_microbatches: int, schedule: str) -> None:
+    found = train(name, method, ranks, schedule, num_microbatches)
+    require_equal(found.arrays(f"{name} {schedule}"), name, schedule)
+    family, plan = SCHEDULES[schedule], found.step.plan
     assert len(plan.stages) == family.per_submesh * len(plan.submeshes)
     expected = family.on(plan.placement, num_microbatches)
     for k, mesh in enumerate(plan.submeshes):
         for rank in mesh.devices:
-            labels = [text for _, text in step.programs[rank].marks]
+            labels = [text for _, text in found.step.programs[rank].marks]
             assert labels == ["prepare", *map(str, expected[k]), "apply"]
-    check(step.programs, in_order=True)  # NCCL matches all messages of two ranks in order
+    check(found.step.programs, in_order=True)  # NCCL matches all messages of two ranks in order
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_mpi(mpiexec, tmp_path: Path, ranks: int) -> None:  # type: ignore[no-untyped-def]
+    """Every schedule over processes, one start for all."""
+    out = tmp_path / "out.npz"
+    mpiexec(ranks, [str(SCRIPT), str(out), "mlp", "gpt"], timeout=240)
+    found = dict(np.load(out))
+    for name in ("mlp", "gpt"):
+        for schedule in TRAINING:
+            require_equal(found, name, schedule)
 
 
 def test_stages_of_one_submesh_exchange_no_messages() -> None:
     """The V turns on the last submesh: two borders of six are crossed by messages of two ranks."""
-    _, _, step, _ = train("mlp", "pp2", 2, "zb_v", 3)
+    step = train("mlp", "pp2", 2, "zb_v", 3).step
     assert step.plan.placement == (0, 1, 1, 0)
     for program in step.programs:
         sent = [i for i in program.instructions if isinstance(i, Send)]
@@ -118,7 +84,7 @@ def test_stages_of_one_submesh_exchange_no_messages() -> None:
 
 def test_the_halves_of_backward_are_one_backward() -> None:
     """The same kernels as without a split, each once: nothing is computed twice."""
-    whole, halves = (train("gpt", "pp4", 4, name, 4)[2].programs for name in ("1f1b", "zb_h1"))
+    whole, halves = (train("gpt", "pp4", 4, s, 3).step.programs for s in ("1f1b", "zb_h1"))
     for a, b in zip(whole, halves, strict=True):
 
         def backward(p: Program) -> Counter[str]:
@@ -166,31 +132,29 @@ def test_tied_weights_and_a_global_norm_across_stages(schedule: str) -> None:
 
 
 # ------------------------------------------------------------------------------------ evaluations
-@pytest.mark.parametrize("schedule", ["1f1b", "interleaved_1f1b", "zb_v"])
+@pytest.mark.parametrize("schedule", ["interleaved_1f1b", "zb_v"])
 def test_an_evaluation_follows_every_placement(schedule: str) -> None:
-    _, _, step, state = train("gpt", "pp2", 2, schedule, 3)
-    function, _, batch, evaluate = MODELS["gpt"](optimizers.adamw(optimizers.AdamW()))
-    followed = parallelize(evaluate, follow=step)
-    assert float(followed(state, batch)["loss"]) == pytest.approx(
-        float(evaluate(fetch(state), batch)["loss"]), rel=1e-10
-    )
-    assert followed.plan.placement == step.plan.placement
+    trained, made = train("gpt", "pp2", 2, schedule, 3), model("gpt")
+    followed = parallelize(made.evaluate, follow=trained.step)
+    wanted = float(made.evaluate(fetch(trained.state), made.batch)["loss"])
+    assert float(followed(trained.state, made.batch)["loss"]) == pytest.approx(wanted, rel=1e-10)
+    assert followed.plan.placement == trained.step.plan.placement
     labels = [text for p in followed.programs for _, text in p.marks]
     assert {category(text) for text in labels} == {"prepare", "forward", "apply"}
 
 
 def test_inference_is_an_evaluation_under_pipeline() -> None:
-    function, init, batch, evaluate = MODELS["gpt"](optimizers.adamw(optimizers.AdamW()))
+    made = model("gpt")
     options: dict[str, Any] = {
         "method": "pp4", "schedule": "inference", "num_microbatches": 6, "backend": "local",
         "cluster": cluster(4), "costs": "analytic",
     }  # fmt: skip
-    step = parallelize(evaluate, **options)
-    state = init(3)
-    wanted = float(evaluate(state, batch)["loss"])
-    assert float(step(state, batch)["loss"]) == pytest.approx(wanted, rel=1e-10)
+    step = parallelize(made.evaluate, **options)
+    state = made.init(3)
+    wanted = float(made.evaluate(state, made.batch)["loss"])
+    assert float(step(state, made.batch)["loss"]) == pytest.approx(wanted, rel=1e-10)
     for k, program in enumerate(step.programs):
         labels = [text for _, text in program.marks]
         assert labels == ["prepare", *(f"{k}F{m}" for m in range(6)), "apply"]
     with pytest.raises(PlanError, match="'inference' runs no backward pass, and the step has one"):
-        parallelize(function, **options)(state, batch)
+        parallelize(made.step, **options)(state, made.batch)

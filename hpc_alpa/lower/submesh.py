@@ -237,8 +237,8 @@ def _take_inputs(submesh: Submesh) -> None:
         else:
             raise PlanError(
                 f"stages {[c.stage.index for c in submesh.codes]} lie on the same devices and read "
-                f"{v} as {', '.join(map(str, specs))}, of which none converts to the others; give "
-                "all the same spec"
+                f"{code.stage.graph.describe(v)} as {', '.join(map(str, specs))}, of which none "
+                "converts to the others; give all the same spec"
             )
     submesh.inputs = tuple(inputs)
     submesh.once[PREPARE] = before + submesh.once[PREPARE]
