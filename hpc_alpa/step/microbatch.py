@@ -17,6 +17,7 @@ from hpc_alpa.ir.build import Builder
 from hpc_alpa.ir.graph import Eqn, Graph, Var
 from hpc_alpa.sharding.spec import ShardingSpec, local_shape
 from hpc_alpa.sharding.strategies import IDLE
+from hpc_alpa.step.apart import cast_apart, sums_apart
 from hpc_alpa.step.phase import APPLY, FORWARD, LOOP, PREPARE
 from hpc_alpa.step.rows import Rows
 from hpc_alpa.step.slots import DependsOnInputsOnly, NeededInLoop, Slots, analyse, time_strategies
@@ -67,6 +68,7 @@ def split_batch(
         TracingError: when a batch dim does not divide.
     """
     batch = frozenset(batch)
+    graph = cast_apart(graph)
     for v in (v for v in graph.inputs if v in batch):
         if not v.type.shape or v.type.shape[0] % num_microbatches:
             raise TracingError(
@@ -137,6 +139,7 @@ class _Writer:
         self.inner: dict[tuple[Var, ShardingSpec], Var] = {}
         self.roles: dict[Var, str] = {}
         self.before = self._needed_before()
+        self.apart = sums_apart(graph, slots)
 
     def _needed_before(self) -> set[Var]:
         """Values outside the loop that the loop reads, directly or not."""
@@ -220,7 +223,12 @@ class _Writer:
         phase = producer.phase if producer.phase in LOOP else FORWARD
         origin = producer.output.id if producer.phase == FORWARD else producer.origin
         with self.b.noted(phase=phase, origin=origin, layer=producer.layer):
-            if spec.partial:
+            if v in self.apart:
+                # Each part is summed over the slots where it is made.
+                parts = [self.outside(u) for u in producer.inputs]
+                with self.b.noted(phase=APPLY):
+                    made = self.b.add(*parts)
+            elif spec.partial:
                 name = "accumulate" if spec.kind == "+" else "accumulate_max"
                 made = self.b.emit(name, inner, slots=self.num_slots)
                 self.roles[made] = spec.kind + "0"
