@@ -134,7 +134,7 @@ def logits(params: Params, hidden: Any) -> Any:
     """(batch, sequence, hidden) -> (batch, sequence, vocabulary)."""
     head = params["head"]
     x = part.norm(head["norm"], nn.gelu(part.dense(head["dense"], hidden)))
-    return x @ params["embedding"]["tokens"].T + head["bias"]
+    return nn.matmul(x, params["embedding"]["tokens"].T) + head["bias"]
 
 
 def loss(

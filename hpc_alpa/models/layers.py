@@ -33,7 +33,7 @@ def init_dense(
 
 def dense(params: Params, x: Any) -> Any:
     """x (..., inputs) -> (..., outputs)."""
-    return x @ params["weight"] + params["bias"]
+    return nn.matmul(x, params["weight"]) + params["bias"]
 
 
 def init_norm(width: int, dtype: str) -> Params:

@@ -156,11 +156,11 @@ def experts(params: Params, x: Any, config: MoEConfig) -> tuple[Any, Any]:
         )
     groups = x.reshape(tokens // config.group, config.group, shape[2])
     # In 16 bits two gates are often equal, and means of many lose their digits.
-    gates = nn.softmax(widened(groups @ params["gate"]))
+    gates = nn.softmax(widened(nn.matmul(groups, params["gate"])))
     routes = top2(gates)
     taken = nn.dispatch(groups, routes.experts, routes.places, config.experts, config.capacity)
-    inner = nn.relu(np.einsum("gecm,emh->gech", taken, params["up"]))
-    made = np.einsum("gech,ehm->gecm", inner, params["down"])
+    inner = nn.relu(nn.einsum("gecm,emh->gech", taken, params["up"]))
+    made = nn.einsum("gech,ehm->gecm", inner, params["down"])
     weights = routes.weights.astype(made.dtype)
     out = nn.combine(made, routes.experts, routes.places, weights)
     return out.reshape(shape), routes.balance

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +13,8 @@ import numpy as np
 from hpc_alpa import nn
 from hpc_alpa.errors import DataError
 from hpc_alpa.models.optimizers import Optimizer
-from hpc_alpa.models.precision import GRADIENTS, LossScale, cast
-from hpc_alpa.pytree import flatten, tree_map
+from hpc_alpa.models.precision import GRADIENTS, MASTERS, LossScale, cast
+from hpc_alpa.pytree import tree_map
 from hpc_alpa.trace import value_and_grad
 
 State = dict[str, Any]
@@ -25,13 +27,13 @@ class Training:
 
     Attributes:
         precision: dtype that forward and backward compute in; None: that of the weights.
-        gradients: dtype in which gradients are summed over microbatches and devices; None takes
-            what `models.precision` says of the precision.
+        gradients: dtype in which gradients are summed over microbatches and devices, the precision
+            or that of the weights; None takes what `models.precision` says of the precision.
         clip: largest norm of all gradients together; None does not look.
         loss_scale: None: a float16 loss has `LossScale()`, others have none.
 
     Raises:
-        DataError: a `clip` that is not above 0, or gradients neither in the precision nor None.
+        DataError: a `clip` that is not above 0, or gradients in a dtype that is neither.
     """
 
     precision: str | None = None
@@ -42,6 +44,13 @@ class Training:
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
             raise DataError(f"clip is {self.clip}; it is the largest norm of gradients, above 0")
+        of_weights = MASTERS.get(self.precision or "", ())
+        if self.gradients not in (None, self.precision, *of_weights):
+            raise DataError(
+                f"gradients are summed in {self.gradients!r}, neither the precision "
+                f"{self.precision!r} nor what weights are kept in beside it: "
+                f"{', '.join(of_weights) or 'their own dtype'}"
+            )
 
     @property
     def scaling(self) -> LossScale | None:
@@ -144,11 +153,15 @@ def make_train_step(
 
 def global_norm(tree: Any) -> Any:
     """Root of the sum of squares of all leaves, 0-d, float32 of 16-bit ones."""
-    total: Any = None
-    for leaf in flatten(tree)[0]:
-        squares = nn.sum_squares(leaf)
-        total = squares if total is None else total + squares
-    return np.sqrt(total)
+    return np.sqrt(_sum_squares(tree))
+
+
+def _sum_squares(tree: Any) -> Any:
+    """Subtree by subtree: where layers are on several stages, one number leaves each."""
+    if isinstance(tree, (dict, list, tuple)):
+        branches = tree.values() if isinstance(tree, dict) else tree
+        return functools.reduce(operator.add, map(_sum_squares, branches))
+    return nn.sum_squares(tree)
 
 
 def with_dropout(

@@ -174,7 +174,8 @@ def init_head(seed: Any, config: TransformerConfig) -> Any:
 
 def head(params: Params, x: Any) -> Any:
     """(..., hidden) -> (..., vocabulary), by the head or, without one, the embedding's table."""
-    return x @ (params["head"] if "head" in params else params["embedding"]["tokens"].T)
+    weight = params["head"] if "head" in params else params["embedding"]["tokens"].T
+    return nn.matmul(x, weight)
 
 
 def embed(params: Params, tokens: Any) -> Any:

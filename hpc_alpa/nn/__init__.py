@@ -14,10 +14,11 @@ from hpc_alpa.nn.normalise import (
     softmax,
     sum_squares,
 )
+from hpc_alpa.nn.products import einsum, matmul
 
 __all__ = [
-    "attention", "avg_pool", "batch_norm", "batch_norm_inference", "batch_statistics",
-    "combine", "conv", "conv2d", "cross_entropy", "dispatch", "embedding", "gelu", "layer_norm",
-    "log_softmax", "max_pool", "one_hot", "relu", "sigmoid", "silu", "softmax", "sum_squares",
-    "top_k",
+    "attention", "avg_pool", "batch_norm", "batch_norm_inference", "batch_statistics", "combine",
+    "conv", "conv2d", "cross_entropy", "dispatch", "einsum", "embedding", "gelu", "layer_norm",
+    "log_softmax", "matmul", "max_pool", "one_hot", "relu", "sigmoid", "silu", "softmax",
+    "sum_squares", "top_k",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 
 from hpc_alpa.errors import TracingError
 from hpc_alpa.nn.normalise import softmax
+from hpc_alpa.nn.products import einsum
 
 
 def attention(q: Any, k: Any, v: Any, causal: bool = True) -> Any:
@@ -27,6 +28,6 @@ def attention(q: Any, k: Any, v: Any, causal: bool = True) -> Any:
             raise TracingError(
                 f"attention: {name} has shape {np.shape(x)}, not (batch, heads, sequence, dim)"
             )
-    scores = np.einsum("bhqd,bhkd->bhqk", q, k)
+    scores = einsum("bhqd,bhkd->bhqk", q, k)
     weights = softmax(scores, scale=1.0 / math.sqrt(np.shape(q)[-1]), causal=causal)
-    return np.einsum("bhqk,bhkv->bhqv", weights, v)
+    return einsum("bhqk,bhkv->bhqv", weights, v)

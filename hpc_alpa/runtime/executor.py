@@ -92,6 +92,8 @@ class Executor:
         groups = {i.group for i in self.program.instructions if isinstance(i, COLLECTIVE_TYPES)}
         self._groups = {g: world.group(g) for g in sorted(groups)}
 
+    # What is not finite reaches the loss, or a scaled loss skips its step: no warning of each tile.
+    @np.errstate(over="ignore", invalid="ignore")
     def __call__(
         self,
         inputs: Mapping[int, Array],
