@@ -147,6 +147,14 @@ def test_bubbles_are_those_of_the_sources(seconds: tuple[float, float, float]) -
                 assert idle("zb_v", p, n, seconds) == pytest.approx((p - 1) * f / 2)
 
 
+def test_interleaving_holds_more() -> None:
+    """Forwards before the first backward, and one more (Narayanan 2021 SC, Sec. 2.2)."""
+    for p in (2, 3, 4, 6):
+        for v in (2, 3):
+            expected = tuple((v - 1) * p + 2 * (p - 1 - k) + 1 for k in range(p))
+            assert peak_on_submeshes(SCHEDULES["interleaved_1f1b"](p, 2 * p, v)) == expected
+
+
 def test_zero_bubbles_hold_what_1f1b_holds() -> None:
     """ZB-H1 at the first stage's microbatches; ZB-V at as many, of two halves each."""
     for p in (2, 3, 4, 6):

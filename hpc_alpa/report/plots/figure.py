@@ -23,7 +23,7 @@ Target = str | Path | IO[bytes]
 CATEGORIES: dict[str, tuple[str, str]] = {  # in the order of the legend: (colour, hatch)
     "forward": ("#88CCEE", ""),
     "backward": ("#332288", ""),
-    "weight": ("#6699CC", ""),
+    "weight": ("#009988", ""),
     "recompute": ("#44AA99", ""),
     "apply": ("#117733", ""),
     "all_reduce": ("#CC6677", ""),
@@ -118,6 +118,12 @@ def ink_on(colour: str) -> str:
     light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     dark = 0.016  # the same sum of `INK`
     return INK if (light + 0.05) / (dark + 0.05) > 1.05 / (light + 0.05) else "white"
+
+
+def paler(colour: str, share: float) -> str:
+    """A colour, `#rrggbb`, with a share of white from 0 to 1 in it."""
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(c + (255 - c) * share):02X}" for c in parts)
 
 
 def key(name: str, colour: str, hatch: str) -> Patch:
