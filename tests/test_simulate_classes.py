@@ -50,10 +50,10 @@ def random_lowering(rng: random.Random, seed: int) -> Lowering:
         rng.shuffle(ranks)
     places = [ranks[k * size : (k + 1) * size] for k in range(len(stages))]
     plans = tuple(Scramble(rng, step, mesh).plan(s, p) for s, p in zip(stages, places, strict=True))
+    schedule = rng.choice(["1f1b", "eager_1f1b", "gpipe", "zb_h1"])
     strategy = rng.choice(["broadcast", "send_recv"])
     plan = Plan(
-        "random", rng.choice(["1f1b", "eager_1f1b", "gpipe", "zb_h1"]), step.num_microbatches, cuts, plans, "", "",
-        ("", ""), strategy,
+        "random", schedule, step.num_microbatches, cuts, plans, "", "", ("", ""), strategy
     )  # fmt: skip
     return lowering_of(step, stages, plan)
 

@@ -8,18 +8,20 @@ before they are put in order, copies of what lies apart and is sent) counts whil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from hpc_alpa.ir.types import TensorType, numpy_dtype
 from hpc_alpa.lower.effect import shared_input
+from hpc_alpa.lower.liveness import body_touches
 from hpc_alpa.lower.program import (
     AllGather,
     Allocate,
     AllReduce,
     AllToAll,
+    Body,
     Broadcast,
     Free,
     Kernel,
@@ -80,6 +82,86 @@ class _Tile:
     dtype: str
 
 
+@dataclass
+class _Change:
+    """What a run of a body does to buffers that lie as they did when it was found.
+
+    Attributes:
+        live, peak: bytes, from those that are live before.
+        fresh: bytes of each new storage that stays; they are numbered after those from before.
+        made, dropped: names that there are, and that there are no more, with their storage.
+        dead: storages from before that go.
+        fixed: whether a name is among them that is the same for all microbatches.
+    """
+
+    fresh: tuple[int, ...]
+    made: tuple[tuple[str, int, Layout, str], ...]
+    dropped: tuple[tuple[str, int], ...]
+    dead: tuple[int, ...]
+    fixed: bool
+    live: int = 0
+    peak: int = 0
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Names of a body.
+
+    Attributes:
+        fixed, each: that may be there before it, the same in all microbatches and with one in each.
+        freed: of these, what it frees.
+        made: that it leaves, besides.
+    """
+
+    fixed: tuple[str, ...]
+    each: tuple[str, ...]
+    freed: tuple[str, ...]
+    made: tuple[str, ...]
+
+
+def _names_of(body: Body) -> _Names:
+    read, _ = body_touches(body)
+    updated = (k.output for k in body.kernels if k.op.name in IN_PLACE)
+    before = dict.fromkeys((*read, *updated))
+    freed = {n for k in body.kernels for n in k.frees}
+    made = dict.fromkeys(k.output for k in body.kernels if k.output not in freed)
+    return _Names(
+        tuple(n for n in before if not n.endswith("@")),
+        tuple(n for n in before if n.endswith("@")),
+        tuple(n for n in before if n in freed),
+        tuple(n for n in made if n not in before),
+    )
+
+
+def _change(
+    before: Mapping[str, _Tile | None],
+    after: Mapping[str, _Tile | None],
+    places: Mapping[int, int],
+    replay: _Replay,
+) -> _Change:
+    """What has happened between two states.
+
+    Args:
+        places: number of each storage from before.
+    """
+    numbers = dict(places)
+    made, dropped = [], []
+    for n, tile in after.items():
+        old = before.get(n)
+        if tile is None and old is not None:
+            dropped.append((n, places[old.storage]))
+        elif tile is not None and old is None:
+            place = numbers.setdefault(tile.storage, len(numbers))
+            made.append((n, place, tile.layout, tile.dtype))
+        else:
+            assert tile == old, f"a body gives {n} other memory"
+    fresh = tuple(replay.nbytes[s] for s in numbers if s not in places)
+    dead = tuple(k for s, k in places.items() if s not in replay.names)
+    changed = {*(n for n, *_ in made), *(n for n, _ in dropped)}
+    fixed = any(not n.endswith("@") for n in changed)
+    return _Change(fresh, tuple(made), tuple(dropped), dead, fixed)
+
+
 class _Replay:
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -91,6 +173,11 @@ class _Replay:
         self.staged: dict[str, int] = {}  # ticket: bytes of a copy that its message is made of
         self.copies = 0  # bytes of all of these
         self.peak = 0
+        self.names_of = {name: _names_of(body) for name, body in program.bodies.items()}
+        self.changes: dict[object, _Change] = {}
+        self.version = 0  # of how the names that are the same for all microbatches lie
+        self.known: dict[str, tuple[int, object, dict[int, int]]] = {}
+        self.numbered: dict[object, int] = {}
         for p in program.inputs:
             self.allocate(p.buffer, p.type)
 
@@ -119,12 +206,14 @@ class _Replay:
         return made
 
     def put(self, name: str, tile: _Tile) -> None:
+        self.version += "@" not in name
         self.names[tile.storage] += 1
         if name in self.tiles:
             self.drop(name)
         self.tiles[name] = tile
 
     def drop(self, name: str) -> None:
+        self.version += "@" not in name
         storage = self.tiles.pop(name).storage
         self.names[storage] -= 1
         if not self.names[storage]:
@@ -133,6 +222,70 @@ class _Replay:
 
     # ---------------------------------------------------------------------------------- kernels
     def run(self, i: Run) -> None:
+        """A body does the same to equal buffers, so its kernels are gone through once for each."""
+        m, names = i.microbatch, self.names_of[i.body]
+        fixed, known = self.fixed(i.body, names)
+        places = dict(known)
+        lie: list[object] = [i.body, fixed]
+        for n in names.each:
+            tile = self.tiles.get(f"{n}{m}")
+            if tile is None:
+                lie.append(None)
+            else:
+                place = places.setdefault(tile.storage, len(places))
+                lie.append((place, tile.layout, tile.dtype))
+        for n in names.freed:
+            freed = self.tiles.get(at(n, m))
+            if freed is not None:
+                lie.append((self.nbytes[freed.storage], self.names[freed.storage]))
+        key = tuple(lie)
+        change = self.changes.get(key)
+        if change is None:
+            before = {n: self.tiles.get(at(n, m)) for n in (*names.fixed, *names.each)}
+            live, peak, self.peak = self.live, self.peak, 0
+            self.kernels(i)
+            after = {n: self.tiles.get(at(n, m)) for n in (*before, *names.made)}
+            change = self.changes[key] = _change(before, after, places, self)
+            change.live, change.peak = self.live - live, self.peak - live - self.copies
+            self.peak = max(self.peak, peak)
+            self.version += change.fixed
+            return
+        self.peak = max(self.peak, self.live + self.copies + change.peak)
+        self.live += change.live
+        self.version += change.fixed
+        ids = [*places]
+        for nbytes in change.fresh:
+            ids.append(made := next(self.fresh))
+            self.names[made], self.nbytes[made] = 0, nbytes
+        for n, place, layout, dtype in change.made:
+            name = at(n, m)
+            self.tiles[name] = _Tile(ids[place], layout, dtype)
+            self.names[ids[place]] += 1
+        for n, place in change.dropped:
+            del self.tiles[at(n, m)]
+            self.names[ids[place]] -= 1
+        for place in change.dead:
+            del self.names[ids[place]], self.nbytes[ids[place]]
+
+    def fixed(self, body: str, names: _Names) -> tuple[object, dict[int, int]]:
+        """How a body's names that are the same for all microbatches lie, and their storages."""
+        version, key, places = self.known.get(body, (-1, None, {}))
+        if version != self.version:
+            places = {}
+            lie: list[object] = []
+            for n in names.fixed:
+                tile = self.tiles.get(n)
+                if tile is None:
+                    lie.append(None)
+                else:
+                    place = places.setdefault(tile.storage, len(places))
+                    lie.append((place, tile.layout, tile.dtype))
+            key = self.numbered.setdefault(tuple(lie), len(self.numbered))
+            self.known[body] = self.version, key, places
+        return key, places
+
+    def kernels(self, i: Run) -> None:
+        """A run, kernel by kernel."""
         m = i.microbatch
         for kernel in self.program.bodies[i.body].kernels:
             self.kernel(kernel, m)
