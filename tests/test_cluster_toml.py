@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc_alpa.cluster import PRESETS, Cluster, Host, Link, detect, memory_bytes, usable_cores
+from hpc_alpa.cluster import (
+    PRESETS,
+    Cluster,
+    Host,
+    Level,
+    Link,
+    detect,
+    memory_bytes,
+    usable_cores,
+)
+from hpc_alpa.cluster.device import NO_LINK
 from hpc_alpa.errors import ClusterError
 
 TWO_HOSTS = """
@@ -57,12 +67,19 @@ hosts = st.builds(
 )
 
 
-@given(st.text(), st.lists(hosts, min_size=1, max_size=4), links, links)
-def test_round_trip_of_any_cluster(name, hosts, host_link, network_link):
+factors = st.lists(st.tuples(st.integers(2, 5), st.text(max_size=9), links), max_size=3)
+
+
+@given(st.text(), st.lists(hosts, min_size=1, max_size=4), links, links, factors)
+def test_round_trip_of_any_cluster(name, hosts, host_link, network_link, factors):
     twice = tuple(h for h in hosts for _ in range(2))
+    levels, size = [], 1
+    for factor, label, link in factors:
+        size *= factor
+        levels.append(Level(size, Link(label, link.alpha, link.beta)))
     cluster = Cluster(
         name, twice, Link("host", host_link.alpha, host_link.beta),
-        Link("network", network_link.alpha, network_link.beta),
+        Link("network", network_link.alpha, network_link.beta), tuple(levels),
     )  # fmt: skip
     again = Cluster.from_toml(cluster.to_toml())
     assert again == cluster and again.digest == cluster.digest
@@ -110,6 +127,69 @@ def test_a_bad_file_is_named_with_key_and_value(tmp_path, old, new, said):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ClusterError, match=r"none\.toml cannot be read"):
         Cluster.from_toml(tmp_path / "none.toml")
+
+
+ISLANDS = """
+[[level]]
+name = "switch"
+hosts = 2
+alpha = 6e-5
+beta = 2e-8
+[[level]]
+name = "island"
+hosts = 6
+alpha = 9e-5
+beta = 1e-8                  # wider than a switch's, so a group that crosses both has the switch's
+"""
+
+
+def test_levels_above_the_host():
+    """The slowest link that is crossed: of 8 hosts, two at a switch, six on an island."""
+    text = TWO_HOSTS.replace("count = 2", "count = 8") + ISLANDS
+    cluster = Cluster.from_toml(text)
+    network, switch, island = (
+        cluster.network_link,
+        Link("switch", 6e-5, 2e-8),
+        Link("island", 9e-5, 1e-8),
+    )
+    assert cluster.levels == (Level(2, switch), Level(6, island))
+    for first in range(16):
+        for last in range(16):
+            a, b = first // 2, last // 2
+            expected = (
+                NO_LINK if first == last
+                else cluster.host_link if a == b
+                else network if a // 2 == b // 2
+                else switch
+            )  # fmt: skip
+            assert cluster.link((first, last)) == expected
+    only = Cluster(cluster.name, cluster.hosts, cluster.host_link, network, cluster.levels[1:])
+    assert only.link((0, 11)) == network and only.link((0, 12)) == island
+    assert only.link((3, 10, 12)) == island and only.link((12, 15)) == network
+    assert len({cluster.digest, only.digest, Cluster.from_toml(text[: -len(ISLANDS)]).digest}) == 3
+
+
+def test_a_cluster_without_levels_has_the_digest_that_it_had():
+    """Plans and databases name it."""
+    assert Cluster.preset("p3.16xlarge:8").digest[:12] == "79ff5472d92f"
+    assert Cluster.preset("dgx-a100").digest[:12] == "26d07adef61e"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("hosts = 2", "hosts = 0", r"level\[0\]\.hosts is 0"),
+        ("hosts = 2", "hosts = 4", r"hold \[4, 6\] hosts; each must hold several whole runs"),
+        ("hosts = 6", "hosts = 2", r"hold \[2, 2\] hosts"),
+        ("hosts = 2", "hosts = 1", r"hold \[1, 6\] hosts"),
+        ("alpha = 6e-5", "", r"level\[0\]\.alpha is missing"),
+        ('name = "switch"', "", r"level\[0\]\.name is missing"),
+        ("alpha = 6e-5", "alpha = 6e-5\nwidth = 2", r"unknown key level\[0\]\.width"),
+    ],
+)  # fmt: skip
+def test_bad_levels_are_named(old, new, said):
+    with pytest.raises(ClusterError, match=said):
+        Cluster.from_toml(TWO_HOSTS + ISLANDS.replace(old, new, 1))
 
 
 @pytest.mark.parametrize("name", PRESETS)

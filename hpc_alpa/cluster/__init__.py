@@ -2,7 +2,7 @@
 
 from hpc_alpa.cluster.cluster import PRESETS, Cluster
 from hpc_alpa.cluster.detect import detect, memory_bytes, usable_cores
-from hpc_alpa.cluster.device import Device, Host, Link
+from hpc_alpa.cluster.device import Device, Host, Level, Link
 from hpc_alpa.cluster.mesh import DeviceMesh, physical_mesh
 from hpc_alpa.cluster.submesh import logical_shapes, place_submeshes, submesh_shapes
 
@@ -12,6 +12,7 @@ __all__ = [
     "Device",
     "DeviceMesh",
     "Host",
+    "Level",
     "Link",
     "detect",
     "logical_shapes",

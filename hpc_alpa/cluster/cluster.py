@@ -7,26 +7,37 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from hpc_alpa.cluster import toml
-from hpc_alpa.cluster.device import NO_LINK, Device, Host, Link
+from hpc_alpa.cluster.device import NO_LINK, Device, Host, Level, Link
 from hpc_alpa.errors import ClusterError
 
-PRESETS = ("dgx-a100", "laptop", "p3.16xlarge")  # files presets/<name>.toml, alphabetical
+PRESETS = (  # files presets/<name>.toml, alphabetical
+    "alps",
+    "dgx-a100",
+    "dgx-h100",
+    "juwels-booster",
+    "laptop",
+    "p3.16xlarge",
+    "perlmutter",
+)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Hosts, each with its devices, and two kinds of link: within a host, and between hosts.
+    """Hosts, each with its devices, and their links: within a host, between hosts, and above.
 
     Devices are numbered host by host. `network_link` may be None with one host, `host_link` may be
-    None where every host has one device.
+    None where every host has one device. Hosts of one run of a level have the link of the level
+    below it; the lowest have the network's.
     """
 
     name: str
     hosts: tuple[Host, ...]
     host_link: Link | None = None
     network_link: Link | None = None
+    levels: tuple[Level, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.hosts:
@@ -43,6 +54,13 @@ class Cluster:
             raise ClusterError(
                 f"cluster {self.name!r} has {len(self.hosts)} hosts and no [link.network]; "
                 "add the table with alpha (seconds) and beta (seconds/byte)."
+            )
+
+        sizes = [level.hosts for level in self.levels]
+        if any(b % a or b == a for a, b in zip([1, *sizes], sizes, strict=False)):
+            raise ClusterError(
+                f"the levels of cluster {self.name!r} hold {sizes} hosts; each must hold several "
+                "whole runs of the one before it, and the first several hosts."
             )
 
     @cached_property
@@ -73,14 +91,18 @@ class Cluster:
         hosts = {self.host_of(device) for device in devices}
         if len(set(devices)) < 2:
             return NO_LINK
-        link = self.host_link if len(hosts) == 1 else self.network_link
-        assert link is not None, "__post_init__ has checked that the link exists"
-        return link
+        if len(hosts) == 1:
+            assert self.host_link is not None, "__post_init__ has checked that the link exists"
+            return self.host_link
+        first, last = min(hosts), max(hosts)
+        crossed = [v.link for v in self.levels if first // v.hosts != last // v.hosts]
+        assert self.network_link is not None, "__post_init__ has checked that the link exists"
+        return max([self.network_link, *crossed], key=lambda link: (link.beta, link.alpha))
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of hosts and links; names are labels and do not count."""
-        content = {
+        """sha256 of hosts, links and levels; names are labels and do not count."""
+        content: dict[str, Any] = {
             "host": [toml.host_content(host) for host in self.hosts],
             "link": {
                 kind: [link.alpha, link.beta]
@@ -88,6 +110,8 @@ class Cluster:
                 if link is not None
             },
         }
+        if self.levels:
+            content["level"] = [[v.hosts, v.link.alpha, v.link.beta] for v in self.levels]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @classmethod
@@ -103,7 +127,7 @@ class Cluster:
 
     def to_toml(self) -> str:
         """TOML text; `Cluster.from_toml(c.to_toml()) == c`."""
-        return toml.write(self.name, self.hosts, self.host_link, self.network_link)
+        return toml.write(self.name, self.hosts, self.host_link, self.network_link, self.levels)
 
     @classmethod
     def preset(cls, name: str) -> "Cluster":

@@ -110,5 +110,23 @@ class Link:
         return self.alpha + self.beta * nbytes
 
 
+@dataclass(frozen=True)
+class Level:
+    """Runs of `hosts` consecutive hosts (a switch, a rack, an island), and the link between them.
+
+    The last run of a cluster may be shorter.
+    """
+
+    hosts: int
+    link: Link
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hosts, int) or isinstance(self.hosts, bool) or self.hosts < 1:
+            raise ClusterError(
+                f"level {self.link.name!r} has runs of {self.hosts!r} hosts; it must be a whole "
+                "number of at least 1. Correct the level's entry."
+            )
+
+
 NO_LINK = Link("none", 0.0, 0.0)
 """What a group of one device crosses."""

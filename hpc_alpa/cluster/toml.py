@@ -8,10 +8,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from hpc_alpa.cluster.device import Host, Link
+from hpc_alpa.cluster.device import Host, Level, Link
 from hpc_alpa.errors import ClusterError
 
-Parts = tuple[str, tuple[Host, ...], Link | None, Link | None]
+Parts = tuple[str, tuple[Host, ...], Link | None, Link | None, tuple[Level, ...]]
 
 
 def _is_text(value: Any) -> bool:
@@ -53,10 +53,16 @@ LINK_KEYS: Rows = {
     "alpha": (_is_cost, "a number of seconds, at least 0", True),
     "beta": (_is_cost, "a number of seconds per byte, at least 0", True),
 }
+LEVEL_KEYS: Rows = {
+    "name": (_is_text, "a string", True),
+    "hosts": (_is_count, "a whole number of at least 1", True),
+    **LINK_KEYS,
+}
 TOP_KEYS: Rows = {
     "name": (_is_text, "a string", False),
     "host": (lambda v: isinstance(v, list) and bool(v), "one or more [[host]] tables", True),
     "link": (lambda v: isinstance(v, dict), "the tables [link.host] and [link.network]", False),
+    "level": (lambda v: isinstance(v, list), "[[level]] tables, the smallest first", False),
 }
 LINK_NAMES: Rows = {
     name: (lambda v: isinstance(v, dict), "a table with alpha and beta", False)
@@ -96,7 +102,16 @@ def parse(text: str, where: str) -> Parts:
     for name, entry in links.items():
         _check(entry, LINK_KEYS, where, f"link.{name}.")
         found[name] = Link(name, float(entry["alpha"]), float(entry["beta"]))
-    return table.get("name", ""), tuple(hosts), found["host"], found["network"]
+    levels: list[Level] = []
+    for index, entry in enumerate(table.get("level", [])):
+        if not isinstance(entry, dict):
+            raise ClusterError(
+                f"{where}: level[{index}] is {entry!r}; it must be a [[level]] table."
+            )
+        _check(entry, LEVEL_KEYS, where, f"level[{index}].")
+        link = Link(entry["name"], float(entry["alpha"]), float(entry["beta"]))
+        levels.append(Level(entry["hosts"], link))
+    return table.get("name", ""), tuple(hosts), found["host"], found["network"], tuple(levels)
 
 
 def _check(table: dict[str, Any], rows: Rows, where: str, prefix: str) -> None:
@@ -137,7 +152,11 @@ def host_content(host: Host) -> dict[str, Any]:
 
 
 def write(
-    name: str, hosts: Sequence[Host], host_link: Link | None, network_link: Link | None
+    name: str,
+    hosts: Sequence[Host],
+    host_link: Link | None,
+    network_link: Link | None,
+    levels: Sequence[Level] = (),
 ) -> str:
     """TOML text of a cluster; equal hosts in a row become one entry with a count."""
     lines = [f"name = {_text(name)}"]
@@ -151,6 +170,9 @@ def write(
         if link is not None:
             lines += ["", f"[link.{link_name}]"]
             lines += [f"alpha = {link.alpha!r}", f"beta = {link.beta!r}"]
+    for level in levels:
+        lines += ["", "[[level]]", f"name = {_text(level.link.name)}", f"hosts = {level.hosts}"]
+        lines += [f"alpha = {level.link.alpha!r}", f"beta = {level.link.beta!r}"]
     return "\n".join(lines) + "\n"
 
 
