@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from hpc_alpa.cluster import Cluster, Host, Link
+from hpc_alpa.cluster import Cluster, Host, Level, Link
 from hpc_alpa.cost import AnalyticCost
 from hpc_alpa.lower import Lowering
 from hpc_alpa.lower.lower import lowering_of
@@ -32,8 +32,11 @@ def machine(rng: random.Random, num_devices: int, shared: bool = False) -> Analy
     while sum(widths) < num_devices:
         widths.append(widths[0] if even else rng.choice(some))
     hosts = tuple(Host(n, 1 if shared else n, 1e9, (("float64", 1e9),), 1e9) for n in widths)
-    links = [Link(name, rng.choice([0.0, 1e-6]), rng.choice([0.0, 1e-9])) for name in "ab"]
-    return AnalyticCost(Cluster("random", hosts, *links))
+    inner, outer, far = (
+        Link(name, rng.choice([0.0, 1e-6]), rng.choice([0.0, 1e-9])) for name in "abc"
+    )
+    levels = rng.choice([(), (Level(2, far),)])
+    return AnalyticCost(Cluster("random", hosts, inner, outer, levels))
 
 
 def random_lowering(rng: random.Random, seed: int) -> Lowering:
