@@ -21,7 +21,7 @@ from tests.helpers.lowered import lowered_plan
 from tests.helpers.random_losses import random_case
 from tests.helpers.random_plans import Scramble
 
-NUM_RANDOM = 20
+NUM_RANDOM = 12
 MESHES = [(2,), (4,), (2, 2), (2, 4), (2, 2, 2)]
 
 
@@ -77,12 +77,12 @@ def test_random_plans_on_random_clusters() -> None:
         got = simulate_plan(made, cost)
         require_equal(got, simulate(made.programs(), cost))
         spared += len(made.ranks) - len(got.classes)
-    assert spared > 10, spared  # else nothing was tested
+    assert spared > 5, spared  # else nothing was tested
 
 
 def test_events_of_those_that_stand_for_others() -> None:
     """A class's timeline is that of its first rank among all."""
-    for seed in range(6):
+    for seed in range(4):
         rng = random.Random(f"events {seed}")
         made = random_lowering(rng, seed)
         cost = machine(rng, len(made.ranks))
