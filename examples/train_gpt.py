@@ -31,6 +31,7 @@ from hpc_alpa.cluster import Cluster, detect
 from hpc_alpa.cost import machine_facts
 from hpc_alpa.errors import CostError, HpcAlpaError, ProgramError
 from hpc_alpa.models import GPTConfig, gpt, optimizers
+from hpc_alpa.models.precision import MASTERS
 from hpc_alpa.pytree import flatten
 from hpc_alpa.report.plan_rows import counts, stored_rows, with_measured
 from hpc_alpa.report.plots import PlotError, loss_plot, timeline_plot
@@ -57,11 +58,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--heads", type=int, default=12)
     model.add_argument("--sequence", type=int, default=32, help="bytes in a row of the batch")
     model.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    model.add_argument("--precision", choices=MASTERS, help="of forward and backward")
     model.add_argument("--dropout", type=float, default=0.0)
+    model.add_argument("--tied", action="store_true", help="the head is the embedding's table")
     training = p.add_argument_group("training")
     training.add_argument("--batch", type=int, default=96, help="rows of the whole batch")
     training.add_argument("--steps", type=int, default=500)
     training.add_argument("--lr", type=float, default=3e-3, help="peak; warm-up, then a cosine")
+    training.add_argument("--clip", type=float, metavar="NORM", help="largest norm of gradients")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--data", metavar="PATH", help="text: a file or folder (default: Python)")
     plan = p.add_argument_group("plan")
@@ -119,7 +123,7 @@ def start(options: argparse.Namespace) -> Run:
     """Read the text and join the job. Collective."""
     config = GPTConfig(
         options.layers, options.hidden, options.heads, options.sequence, text.VOCABULARY,
-        options.dropout, options.dtype,
+        options.dropout, options.dtype, precision=options.precision, tied=options.tied,
     )  # fmt: skip
     corpus = text.load(options.data)
     if options.backend == "local":
@@ -164,7 +168,8 @@ def describe(run: Run) -> None:
         "text": f"{corpus.source}: {corpus.train.size / 1e6:.1f} MB to train, "
         f"{corpus.validation.size / 1e6:.1f} MB to validate ({corpus.split})",
         "model": f"GPT, {o.layers} layers, hidden {o.hidden}, {o.heads} heads, "
-        f"{count_text(parameters)} parameters, {o.dtype}",
+        f"{count_text(parameters)} parameters, {o.dtype}"
+        + (f", computed in {o.precision}" if o.precision else ""),
         "training": f"{o.steps} steps of {o.batch} x {o.sequence} bytes, AdamW, "
         f"learning rate {o.lr:g}",
     }
@@ -396,7 +401,7 @@ def main(options: argparse.Namespace) -> None:
         optimizers.AdamW(learning_rate=o.lr, beta2=0.99, weight_decay=0.01)
     )
     step = hpc_alpa.parallelize(
-        gpt.train_step(run.config, optimizer, seed=o.seed),
+        gpt.train_step(run.config, optimizer, seed=o.seed, clip=o.clip),
         method=o.method,
         num_microbatches=o.microbatches,
         schedule=o.schedule,

@@ -126,6 +126,21 @@ def test_two_ranks(small: list[str], one_rank: Any, mpiexec: Any, tmp_path: Path
     assert "runtime of one step" in done.stdout
 
 
+def test_mixed_precision_on_two_stages(
+    small: list[str], one_rank: Any, mpiexec: Any, tmp_path: Path
+) -> None:
+    features = ("--precision", "float16", "--tied", "--clip", "1", "--method", "pp2")
+    run = [SCRIPT, *small, "--analytic", *features, "--microbatches", "2", "--layers", "2"]
+    done = mpiexec(2, [*run, "--out", tmp_path, "--json", tmp_path / "train.json"], timeout=120)
+    assert "computed in float16" in done.stdout
+    losses = results(tmp_path)["losses"]
+    assert losses[0] == pytest.approx(results(one_rank[0])["losses"][0], abs=0.5)
+    assert losses[-1] < losses[0], "steps are not skipped"
+    with np.load(tmp_path / "weights.npz") as weights:
+        assert "head" not in weights.files
+        assert {weights[name].dtype.name for name in weights.files} == {"float32"}
+
+
 def test_a_plan_on_threads_without_matplotlib(
     small: list[str], one_rank: Any, tmp_path: Path
 ) -> None:
