@@ -234,6 +234,17 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
         1,
         "the plan was made for graph",
     ),
+    "nothing to simulate": (("simulate", "{folder}/plan.json"), 2, "Give one MODEL"),
+    "a model that does not exist": (
+        ("simulate", "{folder}/plan.json", "gpt-40B", "--cluster", "laptop"),
+        1,
+        "there is no model 'gpt-40B'",
+    ),
+    "a plan for another model": (
+        ("simulate", "{folder}/plan.json", "gpt-350M", "--cluster", "{folder}/cluster.toml"),
+        1,
+        "the plan was made for graph",
+    ),
     "a plan for another cluster": (
         (
             *("simulate", "{folder}/plan.json", "--script", "{folder}/train.py"),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -51,14 +52,18 @@ class Planned(BaseException):
     """The end of a script whose step has been planned; not an error, so no `except` takes it.
 
     Attributes:
-        compiled: the plan and the programs of all ranks.
-        cost: what they were priced by.
+        cost: what it was priced by.
         request: what the search was asked, or would have been.
     """
 
-    def __init__(self, compiled: Compiled, cost: Cost, request: Request) -> None:
+    def __init__(self, step: Step, plan: Plan, cost: Cost, request: Request) -> None:
         super().__init__("the script's first step is planned")
-        self.compiled, self.cost, self.request = compiled, cost, request
+        self.step, self.plan, self.cost, self.request = step, plan, cost, request
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The plan, described, and the checked programs of all ranks."""
+        return compile_step(self.step, self.plan, None)
 
 
 class Failed(BaseException):
@@ -152,4 +157,4 @@ def _plan(
     else:
         plan = aim.plan
         require_fit(plan, step, where, cost, size)
-    return Planned(compile_step(step, plan, None), cost, request)
+    return Planned(step, plan, cost, request)

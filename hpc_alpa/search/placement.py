@@ -81,7 +81,6 @@ class Placement:
             return 0.0
         return 1.0 - self.step_after / self.step_before
 
-
     @property
     def facts(self) -> dict[str, Any]:
         """As a plan keeps it, and `report.placement` shows it."""
