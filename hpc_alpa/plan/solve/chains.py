@@ -11,7 +11,7 @@ of a star stay until it comes apart.
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,10 +78,14 @@ class Chains:
         mask[self._choices[v]] = True
         return mask
 
-    def reduce(self) -> None:
-        """Eliminate until every node has three neighbours or more, or its table were too large."""
+    def reduce(self, keep: Collection[int] = ()) -> None:
+        """Eliminate until every node has three neighbours or more, or its table were too large.
+
+        Args:
+            keep: nodes that stay.
+        """
         program = self.program
-        held = {v for star in program.stars for v in star.nodes}
+        held = {v for star in program.stars for v in star.nodes} | set(keep)
         self._drop_separable()
         queue = [v for v in reversed(self.left) if v not in held]
         gone = set()
