@@ -344,6 +344,17 @@ class IntraOp:
             self._made, self.stage, self.produced, self.forms, mesh, slots, self.in_flight
         )
 
+    def rows_at_once(self) -> tuple[MemoryRow, MemoryRow]:
+        """Bytes when forward has ended: of what is held once, and of each further microbatch.
+
+        Follows `problem()`.
+        """
+        assert self._made is not None, "rows_at_once follows problem()"
+        slots, mesh = self.step.num_microbatches, self.pricing.mesh.shape
+        live = liveness(self._made, self.stage, self.produced, self.forms, mesh, slots, 3)
+        before = sum(e.phase in (PREPARE, FORWARD) for e in self.stage.graph.eqns)
+        return live.at_once(max(0, before - 1))
+
     @property
     def num_memory_rows(self) -> int:
         """How many points' rows the last solution needed."""

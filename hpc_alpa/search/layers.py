@@ -5,6 +5,7 @@ Alpa, Sec. 5.2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpc_alpa.cost import Cost
@@ -14,6 +15,9 @@ from hpc_alpa.plan.pricing import work_of
 from hpc_alpa.plan.solve.layers import cluster, smallest_tolerance
 from hpc_alpa.step import BACKWARD, StepGraph, anchors
 
+HEAVY = ("attention", "conv", "dot_general")  # alphabetical
+MOST_LAYERS = 16  # where nothing is marked
+OWN_LAYER = 0.3  # of the mean marked layer: what unmarked equations need to be a layer
 TOLERANCE = 0.3  # no layer has more than 1.3 times the mean seconds (Alpa's delta)
 
 
@@ -39,16 +43,22 @@ def find_layers(step: StepGraph, cost: Cost, num_layers: int | None) -> Layers:
     """Cluster the forward equations into layers.
 
     Args:
-        num_layers: None takes as many as keep layers of a few matrix products.
+        num_layers: None takes the layers that the user has marked (`hpc_alpa.layer`), which are
+            mostly equal, and so planned once; a step without marks is cut into as
+            many as it has products and convolutions, up to `MOST_LAYERS`.
 
     Raises:
         PlanError: more layers than equations to cut between.
     """
     chain = anchors(step)
-    seconds = _seconds(step, cost)
+    seconds = seconds_alone(step, cost)
     crossing = _crossing(step)
-    heavy = sum(e.op.name == "dot_general" for e in chain)
-    wanted = num_layers or max(1, min(16, heavy // 3 or 1, len(chain)))
+    if num_layers is None:
+        marked = _marked(chain, seconds)
+        if len(marked) > 1:
+            return _layers(marked, seconds, crossing)
+    heavy = sum(e.op.name in HEAVY for e in chain)
+    wanted = num_layers or max(1, min(MOST_LAYERS, heavy, len(chain)))
     if wanted > len(chain):
         raise PlanError(
             f"{wanted} layers cannot be made of {len(chain)} forward equations: ask for fewer "
@@ -58,14 +68,41 @@ def find_layers(step: StepGraph, cost: Cost, num_layers: int | None) -> Layers:
         found = cluster(seconds, crossing, wanted, TOLERANCE)
     except InfeasibleError:
         found = cluster(seconds, crossing, wanted, smallest_tolerance(seconds, wanted) + 0.05)
+    return _layers([a for a, _ in found.layers], seconds, crossing)
+
+
+def _layers(starts: Sequence[int], seconds: Sequence[float], crossing: Sequence[float]) -> Layers:
+    ends = [*starts[1:], len(seconds)]
     return Layers(
-        tuple(a for a, _ in found.layers),
-        tuple(sum(seconds[a:b]) for a, b in found.layers),
-        tuple(crossing[a - 1] for a, _ in found.layers[1:]),
+        tuple(starts),
+        tuple(sum(seconds[a:b]) for a, b in zip(starts, ends, strict=True)),
+        tuple(crossing[a - 1] for a in starts[1:]),
     )
 
 
-def _seconds(step: StepGraph, cost: Cost) -> list[float]:
+def _marked(chain: Sequence[Eqn], seconds: Sequence[float]) -> list[int]:
+    """Where the marked layers start; what stands before, between and behind them joins the layer
+    before it, or the first one, unless it is long enough to be a layer of its own."""
+    starts = [0]
+    for k in range(1, len(chain)):
+        if chain[k].layer != chain[k - 1].layer:
+            starts.append(k)
+    ends = [*starts[1:], len(chain)]
+    totals = [sum(seconds[a:b]) for a, b in zip(starts, ends, strict=True)]
+    inside = [t for a, t in zip(starts, totals, strict=True) if chain[a].layer is not None]
+    if not inside:
+        return [0]
+    enough = OWN_LAYER * sum(inside) / len(inside)
+    kept = [0]
+    first_is_short = chain[0].layer is None and totals[0] < enough
+    for k in range(1, len(starts)):
+        joins_first = first_is_short and k == 1
+        if not joins_first and (chain[starts[k]].layer is not None or totals[k] >= enough):
+            kept.append(starts[k])
+    return kept
+
+
+def seconds_alone(step: StepGraph, cost: Cost) -> list[float]:
     """Seconds of each anchor with the backward equations that come from it, unsplit."""
     chain = anchors(step)
     at = {e.origin: k for k, e in enumerate(chain) if e.origin is not None}

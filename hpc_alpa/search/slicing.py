@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from itertools import compress
 
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import HpcAlpaError
 from hpc_alpa.plan.restrictions import Restrictions
-from hpc_alpa.plan.solve.stages import Pipeline, slice_with_separators
+from hpc_alpa.plan.solve.stages import Pipeline, Slicer, Slicing
 from hpc_alpa.schedule import SCHEDULES, peak_in_flight
-from hpc_alpa.search.layers import find_layers
+from hpc_alpa.search.layers import find_layers, seconds_alone
 from hpc_alpa.search.request import Request
-from hpc_alpa.search.tables import Tables
+from hpc_alpa.search.tables import Mode, Tables
+from hpc_alpa.sharding import rule_of
 from hpc_alpa.step import (
     BACKWARD,
     FORWARD,
@@ -29,8 +30,9 @@ from hpc_alpa.step import (
 
 log = logging.getLogger(__name__)
 AXES = ("x", "y", "z")  # names of mesh axes that the search has laid out
-MOST_LAYERS = 8  # that stages are made of, unless the request says otherwise
 RulesOn = Callable[[tuple[int, ...]], Restrictions]
+DIVIDED = 0.8  # of the seconds that an axis of a mesh must be able to divide
+FAR = 4.0  # times the seconds of a stage, were all stages alike
 SMALL = 4  # devices of a host that get one mesh axis
 
 
@@ -41,11 +43,13 @@ class Slices:
     Attributes:
         cuts: where stages but the first start among the forward equations (`step.anchors`).
         axes: names of each mesh's axes.
+        seconds: of a step, as the slicing counts; None where nothing was sliced.
     """
 
     cuts: tuple[int, ...]
     meshes: tuple[DeviceMesh, ...]
     axes: tuple[tuple[str, ...], ...]
+    seconds: float | None = None
 
 
 def slice_stages(
@@ -99,51 +103,104 @@ def _sizes(request: Request) -> list[int]:
     return [k for k in inside + list(range(2 * width, n, width)) if k < n]
 
 
+def _meshes(request: Request, step: StepGraph) -> list[DeviceMesh]:
+    """Meshes that a stage may lie on: each axis divides what most of the seconds go into."""
+    chain = anchors(step)
+    seconds = seconds_alone(step, request.cost)
+    extents = [set(rule_of(e).sizes.values()) for e in chain]
+
+    @functools.cache
+    def divides(n: int) -> bool:
+        split = [any(d % n == 0 for d in of) for of in extents]
+        return sum(compress(seconds, split)) >= DIVIDED * sum(seconds)
+
+    return [
+        DeviceMesh(shape, tuple(range(n)))
+        for n in _sizes(request)
+        for shape in _shapes(request, n)
+        if all(map(divides, shape))
+    ]
+
+
 def _pipelines(
     request: Request, step: StepGraph, rules: RulesOn, again: tuple[int, ...]
 ) -> Iterator[Slices]:
-    most = min(MOST_LAYERS, len(anchors(step)))
-    if most < 2 and request.layers is None:
+    """The best slicing of each number of stages, the best of them first."""
+    if len(anchors(step)) < 2:
         return
-    layers = find_layers(step, request.cost, request.layers or most)
+    layers = find_layers(step, request.cost, request.layers)
+    if len(layers) < 2:
+        return
     step = recompute(step, again, layers.starts[1:])
     stages = split_stages(step, layers.starts[1:])
-    meshes = [
-        DeviceMesh(shape, tuple(range(n))) for n in _sizes(request) for shape in _shapes(request, n)
-    ]
-    tables = Tables(step, stages, meshes, request.cost, rules)
-    costs = {}
-    for m in range(len(meshes)):
-        try:
-            runs = tables.runs(m)
-        except HpcAlpaError as error:
-            log.info("no stage on mesh %s: %s", meshes[m].shape, error)
-            continue
-        costs.update({(i, j, m, 0): t for (i, j), t in runs.items() if np.isfinite(t).any()})
-    if not costs:
+    meshes = _meshes(request, step)
+    slots, n = step.num_microbatches, request.num_devices
+    in_flight = [max(1, min(slots, n // (2 * m.num_devices))) for m in meshes]
+    limit = request.memory_limit
+    limited = _short(stages, n, slots, limit)
+    tables = Tables(step, stages, meshes, request.cost, rules, in_flight, limited)
+    most = min(n, len(stages))
+    modes = dict(_modes(tables, limit, min(most, slots)))
+    if not modes:
         return
-    room = _room(request, stages, meshes)
-    for count in range(2, min(request.num_devices, len(stages)) + 1):
-        schedule = SCHEDULES["1f1b"](count, step.num_microbatches)
-        try:
-            found = slice_with_separators(
-                costs,
-                tables.transfer,
-                [m.num_devices for m in meshes],
-                request.num_devices,
-                Pipeline(step.num_microbatches),
-                room={k: room[k[0], k[1], k[2]] for k in costs},
-                in_flight=tuple(reversed(peak_in_flight(schedule))),
-                num_stages=count,
-            )
-        except HpcAlpaError as error:
-            log.info("no slicing into %d stages: %s", count, error)
+    slicer = Slicer.of(
+        {key: mode.seconds for key, mode in modes.items()},
+        tables.transfer,
+        [m.num_devices for m in meshes],
+        {key: min(mode.room(limit), slots) for key, mode in modes.items()},
+    )
+    held = tuple(reversed(peak_in_flight(SCHEDULES["1f1b"](most, slots))))
+    found: dict[int, Slicing] = {}
+    for count in (None, *(2**k for k in range(1, most.bit_length()))):
+        if count in found:
             continue
-        shapes = [meshes[s.submesh].shape for s in found.stages]
+        try:
+            slicing = slicer.slice(n, Pipeline(slots), in_flight=held, num_stages=count)
+        except HpcAlpaError as error:
+            log.info("no slicing into %s stages: %s", count or "any number of", error)
+            continue
+        found[len(slicing.stages)] = slicing
+    for slicing in sorted(found.values(), key=lambda s: s.total):
+        shapes = [meshes[s.submesh].shape for s in slicing.stages]
         placed = place(request, shapes)
         if placed is not None:
-            cuts = tuple(layers.starts[s.first] for s in found.stages[1:])
-            yield Slices(cuts, placed, tuple(AXES[: len(s)] for s in shapes))
+            cuts = tuple(layers.starts[s.first] for s in slicing.stages[1:])
+            axes = tuple(AXES[: len(s)] for s in shapes)
+            yield Slices(cuts, placed, axes, slicing.total)
+
+
+def _modes(
+    tables: Tables, limit: float, enough: int
+) -> Iterator[tuple[tuple[int, int, int, int], Mode]]:
+    """(first layer, last layer, mesh, number of the mode) -> runs of layers that fit somewhere.
+
+    Left out is what a mode before it does as well, and what takes so long that a pipeline of such
+    stages is far from the best one whose stages were all alike.
+
+    Args:
+        enough: microbatches in flight beyond which room is worth nothing.
+    """
+    runs: dict[int, dict[tuple[int, int, int], Mode]] = {}
+    for m, mesh in enumerate(tables.meshes):
+        try:
+            runs[m] = tables.runs(m)
+        except HpcAlpaError as error:
+            log.info("no stage on mesh %s: %s", mesh.shape, error)
+    last = len(tables.layers) - 1
+    whole = [
+        mesh.num_devices * float(mode.seconds.min())
+        for m, mesh in enumerate(tables.meshes)
+        for (i, j, _), mode in runs.get(m, {}).items()
+        if i == 0 and j == last
+    ]
+    fair = min(whole, default=0.0) / tables.cost.cluster.num_devices
+    for m, of_mesh in runs.items():
+        for (i, j, c), mode in of_mesh.items():
+            room = mode.room(limit)
+            before = of_mesh[i, j, c - 1].room(limit) if c else -1
+            useful = room > 0 and (not c or min(before, enough) < room)
+            if useful and mode.seconds.min() <= FAR * fair:
+                yield (i, j, m, c), mode
 
 
 def place(request: Request, shapes: list[tuple[int, ...]]) -> tuple[DeviceMesh, ...] | None:
@@ -161,25 +218,13 @@ def place(request: Request, shapes: list[tuple[int, ...]]) -> tuple[DeviceMesh, 
     return tuple(placed)
 
 
-def _room(
-    request: Request, stages: tuple[StageGraph, ...], meshes: list[DeviceMesh]
-) -> dict[tuple[int, int, int], int]:
-    """Microbatches in flight that may fit, were everything split evenly: never too few.
-
-    Returns:
-        (first layer, last layer, number of the mesh) -> microbatches.
-    """
-    state = [_state_bytes(s) for s in stages]
-    kept = [_kept_bytes(s) for s in stages]
-    limit = request.memory_limit
-    room = {}
-    for i in range(len(stages)):
-        for j in range(i, len(stages)):
-            for m, mesh in enumerate(meshes):
-                left = limit - sum(state[i : j + 1]) / mesh.num_devices
-                each = max(1.0, sum(kept[i : j + 1]) / mesh.num_devices)
-                room[i, j, m] = max(0, int(left / each)) if left > 0 else 0
-    return room
+def _short(
+    stages: Sequence[StageGraph], num_devices: int, num_microbatches: int, limit: float
+) -> bool:
+    """Whether what is held may not fit, were all state whole on each device of its stage."""
+    state = sum(map(_state_bytes, stages))
+    kept = num_microbatches * sum(map(_kept_bytes, stages)) / num_devices
+    return state + kept > limit
 
 
 def _state_bytes(stage: StageGraph) -> float:

@@ -1,15 +1,19 @@
-"""Seconds of runs of layers on submeshes, by how values lie at their two ends.
+"""Seconds and bytes of runs of layers on submeshes, by how values lie at their two ends.
 
-A layer alone is a stage graph; eliminating its interior gives a table over the spec of the value
-that enters it and of the value that leaves it. What flows back lies as what flowed forward. Tables
-of runs of layers are min-plus products; equal layers have one table.
+A layer alone is a stage graph; messages and elimination over its interior (`plan.solve.ends`) give
+a table over the spec of the value that enters it and of the value that leaves it. What flows back
+lies as what flowed forward. Tables of runs of layers are min-plus products; equal layers have one
+table.
+
+Memory is a price: each layer has a few modes, cheapest at rising prices of what it holds, from the
+fastest to the one of fewest bytes. All layers of a run are in the same mode.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,12 +27,34 @@ from hpc_alpa.plan.choices import specs_of
 from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.restrictions import Restrictions
-from hpc_alpa.plan.solve.eliminate import table
+from hpc_alpa.plan.solve.ends import Interior
+from hpc_alpa.plan.solve.problem import Problem, evaluate
 from hpc_alpa.reshard import reshard
 from hpc_alpa.sharding import ShardingSpec
 from hpc_alpa.step import BACKWARD, FORWARD, StageGraph, StepGraph, Transfer
 
 Table = NDArray[np.float64]
+PRICES = (0.03, 0.3, 3.0)  # of all bytes of a layer, relative to its fastest seconds
+MOST_CLASSES = 3  # of a value at a cut that are in use on a mesh
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """A way to run a layer, or a run of layers, on a mesh.
+
+    Attributes:
+        seconds: of one microbatch, [class entering, class leaving].
+        held: bytes of a device whatever is in flight; kept: of each microbatch in flight.
+    """
+
+    seconds: Table
+    held: float
+    kept: float
+
+    def room(self, memory: float) -> int:
+        """Microbatches in flight that fit in a device's bytes."""
+        left = memory - self.held
+        return max(0, int(left / max(self.kept, 1.0))) if left >= 0 else 0
 
 
 @dataclass
@@ -39,6 +65,8 @@ class Tables:
         layers: the stage graph of each layer, when each is a stage.
         meshes: the submeshes that stages may lie on, each on representative devices.
         rules: mesh shape -> what the user's pins leave to choose from.
+        in_flight: of each mesh, how many microbatches a stage there holds, about.
+        limited: whether memory is short, so that more than the fastest mode counts.
     """
 
     step: StepGraph
@@ -46,20 +74,20 @@ class Tables:
     meshes: Sequence[DeviceMesh]
     cost: Cost
     rules: Callable[[tuple[int, ...]], Restrictions]
-    _made: dict[tuple[str, tuple[int, int], int], Table] = field(default_factory=dict)
+    in_flight: Sequence[int] = ()
+    limited: bool = False
+    _made: dict[tuple[str, tuple[int, int], int], tuple[Mode, ...]] = field(default_factory=dict)
+    _used: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    _sent: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     @cached_property
     def keys(self) -> list[str]:
         """Equal layers have equal keys."""
-        return [_structure(s) for s in self.layers]
+        return [structure(s) for s in self.layers]
 
     @cached_property
     def pricings(self) -> list[Pricing]:
         return [Pricing.on(m, self.cost) for m in self.meshes]
-
-    def ends(self, layer: int) -> tuple[Transfer | None, Transfer | None]:
-        """What separates a layer from the one before it and from the one after it."""
-        return self.separator(layer), self.separator(layer + 1)
 
     def separator(self, cut: int) -> Transfer | None:
         """The largest value that goes forward from layer `cut - 1` to layer `cut`, if any does.
@@ -75,15 +103,16 @@ class Tables:
         ]
         return max(crossing, key=lambda t: (t.value.type.nbytes, -t.value.id), default=None)
 
-    def classes(self, cut: int, mesh: int) -> tuple[ShardingSpec, ...]:
+    def specs(self, cut: int, mesh: int) -> tuple[ShardingSpec, ...]:
         """The specs that the value at the cut before layer `cut` may have on a mesh."""
         separator = self.separator(cut)
         if separator is None:
             return (ShardingSpec(()),)
         return specs_of(separator.value.type, self.meshes[mesh].shape)
 
-    def layer(self, layer: int, mesh: int) -> Table:
-        """Seconds of one layer in a step, [class entering, class leaving]."""
+    # --------------------------------------------------------------------------------- layers
+    def layer(self, layer: int, mesh: int) -> tuple[Mode, ...]:
+        """The modes of one layer, over all specs at its ends."""
         key = (self.keys[layer], self._ends_at(layer), mesh)
         if key not in self._made:
             self._made[key] = self._layer(layer, mesh)
@@ -92,7 +121,7 @@ class Tables:
     def _ends_at(self, layer: int) -> tuple[int, int]:
         """Which of the values that a layer receives and sends separate it from its neighbours."""
         stage = self.layers[layer]
-        entering, leaving = self.ends(layer)
+        entering, leaving = self.separator(layer), self.separator(layer + 1)
         received = [t.value for t in stage.received]
         sent = [t.value for t in stage.sent]
         return (
@@ -100,58 +129,116 @@ class Tables:
             sent.index(leaving.value) if leaving else -1,
         )
 
-    def _layer(self, layer: int, mesh: int) -> Table:
-        stage = self.layers[layer]
-        program = IntraOp(
-            self.step, stage, self.pricings[mesh], self.rules(self.meshes[mesh].shape)
-        )
-        entering, leaving = self.ends(layer)
+    def _layer(self, layer: int, mesh: int) -> tuple[Mode, ...]:
+        rules = self.rules(self.meshes[mesh].shape)
+        program = IntraOp(self.step, self.layers[layer], self.pricings[mesh], rules)
+        keep, program.ties = self._kept(layer)
+        problem = program.problem()
+        problem = replace(problem, rows=program.rows_at_once())
+        interior = Interior.of(problem, keep)
+        further = self.in_flight[mesh] - 1 if self.in_flight else 0
+        modes = [self._mode(layer, problem, interior, 0.0, further)]
+        fastest = modes[0]
+        whole = max(1.0, fastest.held + further * fastest.kept)
+        seconds = self.step.num_microbatches * float(fastest.seconds.min())
+        for relative in PRICES if self.limited else ():
+            mode = self._mode(layer, problem, interior, relative * seconds / whole, further)
+            modes.append(mode if mode.held + further * mode.kept < whole else modes[-1])
+        return tuple(modes)
+
+    def _kept(self, layer: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """Nodes of the values at the ends, and ties of their gradients to them."""
+        stage, graph = self.layers[layer], self.layers[layer].graph
+        entering, leaving = self.separator(layer), self.separator(layer + 1)
+        at_in = {v: k for k, v in enumerate(graph.inputs)}
+        first = len(graph.inputs) + len(graph.eqns)
+        results = len(stage.results)
+        at_out = {v: first + k for k, v in enumerate(graph.outputs) if k >= results}
         keep, ties = [], []
-        at_in = {v: k for k, v in enumerate(stage.graph.inputs)}
-        first_out = len(stage.graph.inputs) + len(stage.graph.eqns)
-        at_out = {
-            v: first_out + k for k, v in enumerate(stage.graph.outputs) if k >= len(stage.results)
-        }
         if entering is not None:
             keep.append(at_in[entering.value])
-            ties += _tie(stage.sent, entering.value.type, at_out, at_in[entering.value])
+            ties += _tie(stage.sent, entering.value.type, at_out, keep[-1])
         if leaving is not None:
             keep.append(at_out[leaving.value])
-            ties += _tie(stage.received, leaving.value.type, at_in, at_out[leaving.value])
-        program.ties = ties
-        found = table(program.problem(), keep).minimum
-        return found.reshape(
-            found.shape[0] if entering is not None else 1,
-            found.shape[-1] if leaving is not None else 1,
-        )
+            ties += _tie(stage.received, leaving.value.type, at_in, keep[-1])
+        return keep, ties
 
-    def runs(self, mesh: int) -> dict[tuple[int, int], Table]:
-        """Seconds per microbatch of layers i..j on a mesh, [class entering, class leaving]."""
+    def _mode(
+        self, layer: int, problem: Problem, interior: Interior, per_byte: float, further: int
+    ) -> Mode:
+        """The mode that is cheapest where bytes have a price, in seconds of a step."""
+        found = interior.ends(np.array([per_byte, per_byte * further]))
+        held, kept = evaluate(problem, found.best).memory
+        seconds = found.minimum - per_byte * (held + further * kept)
+        entering, leaving = self.separator(layer), self.separator(layer + 1)
+        shape = (
+            seconds.shape[0] if entering is not None else 1,
+            seconds.shape[-1] if leaving is not None else 1,
+        )
         slots = self.step.num_microbatches
-        found: dict[tuple[int, int], Table] = {}
+        return Mode(seconds.reshape(shape) / slots, float(held), float(kept))
+
+    # ----------------------------------------------------------------------------------- runs
+    def in_use(self, cut: int, mesh: int) -> tuple[int, ...]:
+        """The classes of the value at a cut that are cheapest in some mode on a mesh."""
+        if (cut, mesh) not in self._used:
+            found: set[int] = set()
+            before = self.layer(cut - 1, mesh) if cut else ()
+            behind = self.layer(cut, mesh) if cut < len(self.layers) else ()
+            for k in range(max(len(before), len(behind))):
+                total = np.zeros(len(self.specs(cut, mesh)))
+                if before:
+                    total = total + before[k].seconds.min(axis=0)
+                if behind:
+                    total = total + behind[k].seconds.min(axis=1)
+                found.update(np.argsort(total, kind="stable")[:MOST_CLASSES].tolist())
+            self._used[cut, mesh] = tuple(sorted(found))
+        return self._used[cut, mesh]
+
+    def runs(self, mesh: int) -> dict[tuple[int, int, int], Mode]:
+        """(first layer, last layer, number of the mode) -> a run on a mesh, over classes in use."""
+        found: dict[tuple[int, int, int], Mode] = {}
+        layers = []
         for i in range(len(self.layers)):
-            total = self.layer(i, mesh) / slots
-            found[i, i] = total
-            for j in range(i + 1, len(self.layers)):
-                total = min_plus(total, self.layer(j, mesh) / slots)
-                found[i, j] = total
+            at = np.ix_(self.in_use(i, mesh), self.in_use(i + 1, mesh))
+            layers.append([replace(m, seconds=m.seconds[at]) for m in self.layer(i, mesh)])
+        for i, modes in enumerate(layers):
+            for c, total in enumerate(modes):
+                found[i, i, c] = total
+                for j in range(i + 1, len(layers)):
+                    more = layers[j][c]
+                    total = Mode(
+                        min_plus(total.seconds, more.seconds),
+                        total.held + more.held,
+                        total.kept + more.kept,
+                    )
+                    found[i, j, c] = total
         return found
 
     def transfer(self, cut: int, source: int, target: int) -> Table:
-        """Seconds to bring the value at a cut forward, and its gradient back, [q, p]."""
+        """Seconds to bring the value at a cut forward, and its gradient back, over classes in use.
+
+        [class on the mesh that sends, class on the mesh that receives]
+        """
         entering = self.separator(cut)
-        senders, receivers = self.classes(cut, source), self.classes(cut, target)
+        senders, receivers = self.in_use(cut, source), self.in_use(cut, target)
         if entering is None:
             return np.zeros((len(senders), len(receivers)))
         m, n = self.meshes[source], self.meshes[target]
         moved = DeviceMesh(n.shape, tuple(d + m.num_devices for d in n.devices))
         if max(moved.devices) >= self.cost.cluster.num_devices:
             return np.full((len(senders), len(receivers)), np.inf)
-        rows = [
-            [transfer_seconds(entering.value.type, q, m, p, moved, self.cost) for p in receivers]
-            for q in senders
-        ]
-        return 2.0 * np.array(rows)
+        type, q, p = entering.value.type, self.specs(cut, source), self.specs(cut, target)
+
+        def seconds(sender: int, receiver: int) -> float:
+            key = (type, q[sender], p[receiver], source, target)
+            if key not in self._sent:
+                self._sent[key] = transfer_seconds(
+                    type, q[sender], m, p[receiver], moved, self.cost
+                )
+            return self._sent[key]
+
+        return 2.0 * np.array([[seconds(a, b) for b in receivers] for a in senders])
 
 
 def transfer_seconds(
@@ -190,7 +277,7 @@ def _tie(
     ]
 
 
-def _structure(stage: StageGraph) -> str:
+def structure(stage: StageGraph) -> str:
     """A digest of a stage that does not depend on how its values are numbered."""
     number: dict[Var, int] = {}
 

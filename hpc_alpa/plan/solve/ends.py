@@ -1,14 +1,15 @@
 """The least objective for each combination of a few nodes' choices, exact near the optimum.
 
-`eliminate.table` knows every entry, but its tables grow with the choices of all nodes. Here messages
-say first how far each choice is above the bound; what is further above than a margin is dropped, and
-the rest eliminated. An entry below the margin is then exact, any other is bounded from below by the
-margin and by what messages prove. The margin is the widest whose tables are small.
+`eliminate.table` knows every entry, but its tables grow with the choices of all nodes. Here
+messages say first how far each choice is above the bound; what is further above than a margin is
+dropped, and the rest eliminated. An entry below the margin is then exact, any other is bounded from
+below by the margin and by what messages prove. The margin is the widest whose tables are small.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,9 @@ from hpc_alpa.plan.solve.chains import Chains
 from hpc_alpa.plan.solve.contract import Factor, contract, order
 from hpc_alpa.plan.solve.messages import Messages
 from hpc_alpa.plan.solve.pairwise import Pairwise, pairwise
-from hpc_alpa.plan.solve.presolve import reduce
-from hpc_alpa.plan.solve.problem import FloatArray, IntArray, Problem, complete
+from hpc_alpa.plan.solve.presolve import Reduced, reduce
+from hpc_alpa.plan.solve.prices import priced
+from hpc_alpa.plan.solve.problem import Assignment, FloatArray, IntArray, Problem, complete
 
 _ROUNDS, _PASSES, _STALLED = 8, 6, 1e-4  # of messages; the least rise of the bound, relative
 _MARGINS = (math.inf, 0.3, 0.1, 0.03)  # above the bound, relative
@@ -29,58 +31,78 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Ends:
-    """What `ends` finds.
+    """What `Interior.ends` finds.
 
     Attributes:
         minimum: one dim per kept node, in the order asked for; infinite where impossible.
         exact: where it is the objective of an assignment, and not only a lower bound.
-        best: choices of an assignment near the least entry.
+        best: an assignment near the least entry.
     """
 
     minimum: FloatArray
     exact: NDArray[np.bool_]
-    best: tuple[int, ...]
+    best: Assignment
 
 
-def ends(problem: Problem, keep: Sequence[int], entries: int = _ENTRIES) -> Ends:
-    """The least objective over all other nodes, for each combination of the kept nodes' choices.
+@dataclass(frozen=True, eq=False)
+class Interior:
+    """All nodes of a problem but a few, presolved once for all prices on memory.
 
     Args:
-        keep: nodes of which no two are tied.
-        entries: of all tables together, up to which what is left is eliminated.
-
-    Raises:
-        InfeasibleError: forbidden conversions leave nothing.
-        PlanError: the problem has memory rows, or kept nodes are tied.
+        kept: the reduced nodes that stay, in the order asked for.
     """
-    if problem.limited:
-        raise PlanError("tables know no memory rows: add their price to the costs")
-    reduced = reduce(problem, keep)
-    kept = [int(reduced.node_of[node]) for node in keep]
-    if len(set(kept)) < len(kept):
-        raise PlanError("two of the kept nodes are tied, and have one choice: keep one of them")
-    chains = Chains(pairwise(reduced.problem, stars=True))
-    chains.reduce(kept)
-    messages, bound, choices = _converged(chains)
-    best = reduced.expand(complete(reduced.problem, choices[: len(reduced.problem.costs)].tolist()))
-    if math.isinf(bound):
-        raise InfeasibleError("every combination of choices needs a forbidden conversion")
-    _, above = messages.bound()
-    of = dict(zip(chains.left, np.split(above, messages.start[1:-1]), strict=True))
-    messages.apply()
-    sizes = [len(reduced.problem.costs[v]) for v in kept]
-    proven = np.full(sizes, bound)
-    for dim, v in enumerate(kept):
-        others = [d for d in range(len(kept)) if d != dim]
-        proven = np.maximum(proven, np.expand_dims(bound + of[v], others))
-    for margin in _MARGINS:
-        limit = bound + margin * max(abs(bound), _ROUNDING)
-        alive = [of[v] <= limit - bound for v in chains.left]
-        found = _eliminated(chains, alive, kept, sizes, entries)
-        if found is not None:
-            exact = found <= limit
-            return Ends(np.where(exact, found, np.maximum(proven, limit)), exact, best.choices)
-    return Ends(proven, np.zeros(sizes, np.bool_), best.choices)
+
+    reduced: Reduced
+    kept: tuple[int, ...]
+
+    @classmethod
+    def of(cls, problem: Problem, keep: Sequence[int]) -> Self:
+        """The interior between some nodes.
+
+        Raises:
+            InfeasibleError: forbidden conversions leave a node without a choice.
+            PlanError: two of the nodes are tied.
+        """
+        reduced = reduce(problem, keep)
+        kept = tuple(int(reduced.node_of[node]) for node in keep)
+        if len(set(kept)) < len(kept):
+            raise PlanError("two of the kept nodes are tied, and have one choice: keep one of them")
+        return cls(reduced, kept)
+
+    def ends(self, per_byte: FloatArray | None = None, entries: int = _ENTRIES) -> Ends:
+        """The least objective over all other nodes, for each combination of the kept ones.
+
+        Args:
+            per_byte: price of each memory row, whose limits do not count; none is free.
+            entries: of all tables together, up to which what is left is eliminated.
+
+        Raises:
+            InfeasibleError: forbidden conversions leave nothing.
+        """
+        small = self.reduced.problem
+        prices = np.zeros(len(small.rows)) if per_byte is None else per_byte
+        chains = Chains(pairwise(priced(small, prices), stars=True))
+        chains.reduce(self.kept)
+        messages, bound, choices = _converged(chains)
+        if math.isinf(bound):
+            raise InfeasibleError("every combination of choices needs a forbidden conversion")
+        best = self.reduced.expand(complete(small, choices[: len(small.costs)].tolist()))
+        _, above = messages.bound()
+        of = dict(zip(chains.left, np.split(above, messages.start[1:-1]), strict=True))
+        messages.apply()
+        sizes = [len(small.costs[v]) for v in self.kept]
+        proven = np.full(sizes, bound)
+        for dim, v in enumerate(self.kept):
+            others = [d for d in range(len(sizes)) if d != dim]
+            proven = np.maximum(proven, np.expand_dims(bound + of[v], others))
+        for margin in _MARGINS:
+            limit = bound + margin * max(abs(bound), _ROUNDING)
+            alive = [of[v] <= limit - bound for v in chains.left]
+            found = _eliminated(chains, alive, self.kept, sizes, entries)
+            if found is not None:
+                exact = found <= limit
+                return Ends(np.where(exact, found, np.maximum(proven, limit)), exact, best)
+        return Ends(proven, np.zeros(sizes, np.bool_), best)
 
 
 def _converged(chains: Chains) -> tuple[Messages, float, IntArray]:

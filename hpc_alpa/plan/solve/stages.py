@@ -6,12 +6,14 @@ cross a cut in one of several spec classes the slicing chooses the class on both
 
     slice_stages()           one time per stage: cost[i, j, m] or cost[i, j, m, c]
     slice_with_separators()  a table per stage over (class entering, class leaving), and transfers
+    Slicer                   the same, made once for several slicings
 
 `sweep` holds the dynamic program and the search over the bound on the largest stage.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from hpc_alpa.errors import InfeasibleError, PlanError
 from hpc_alpa.plan.solve.problem import FloatArray, IntArray
 from hpc_alpa.plan.solve.sweep import Choices, Sweep, Weights, best_slicing, smallest_excess
 
+Tables = Mapping[tuple[int, int, int, int], FloatArray]
+Rooms = Mapping[tuple[int, int, int, int], int | IntArray]
 _UNLIMITED = np.iinfo(np.int64).max
 
 
@@ -119,54 +123,95 @@ def slice_stages(
 
 
 def slice_with_separators(
-    tables: Mapping[tuple[int, int, int, int], FloatArray],
+    tables: Tables,
     transfer: Callable[[int, int, int], FloatArray],
     devices: Sequence[int],
     num_devices: int,
     pipeline: Pipeline,
     *,
-    room: Mapping[tuple[int, int, int, int], int | IntArray] | None = None,
+    room: Rooms | None = None,
     in_flight: Sequence[int] | None = None,
     num_stages: int | None = None,
 ) -> Slicing:
     """The slicing of least total, with the spec classes at its cuts.
 
-    Args:
-        tables: (i, j, m, c) -> time [p, q] of layers i..j on submesh m, configuration c, when what
-            enters at the cut before layer i lies in class p and what leaves after layer j in class
-            q. The classes of a cut on a submesh are the same for all its tables. Left out where
-            impossible.
-        transfer: (cut, m, n) -> time [q, p] to bring what leaves submesh m in class q to submesh n
-            in class p, at the cut before layer `cut`; infinite where impossible.
-        room: (i, j, m, c) -> microbatches that fit, one number or [p, q].
-
-    Other arguments, and errors, as of `slice_stages`.
+    Arguments as of `Slicer.of`; other arguments, and errors, as of `slice_stages`.
     """
-    num_layers = 1 + max(last for _, last, _, _ in tables)
-    entering, leaving = _num_classes(tables, num_layers, len(devices))
-    keys = list(tables)
-    shapes = [tables[key].shape for key in keys]
-    owner = np.repeat(np.arange(len(keys)), [p * q for p, q in shapes])
-    p, q = (np.concatenate(part) for part in zip(*(_grid(s) for s in shapes), strict=True))
-    first, last, submesh, configuration = np.array(keys, np.int64)[owner].T
-    rooms = [
-        np.broadcast_to(_UNLIMITED if room is None else room[key], shape).ravel()
-        for key, shape in zip(keys, shapes, strict=True)
-    ]
-    choices = Choices(
-        first=first,
-        last=last,
-        devices=np.asarray(devices, np.int64)[submesh],
-        entering=_first_ports(entering)[submesh] + p,
-        leaving=_first_ports(leaving)[submesh] + q,
-        seconds=np.concatenate([tables[key].ravel() for key in keys]),
-        room=np.concatenate(rooms),
-        transfer=_transfers(transfer, entering, leaving),
-    )
-    finite = np.isfinite(choices.seconds)
-    tags = np.stack([submesh, configuration, p, q], axis=1)[finite]
-    choices = choices.select(finite)
-    return _slice(choices, tags, num_devices, pipeline, room is not None, in_flight, num_stages)
+    slicer = Slicer.of(tables, transfer, devices, room)
+    return slicer.slice(num_devices, pipeline, in_flight=in_flight, num_stages=num_stages)
+
+
+@dataclass(frozen=True, eq=False)
+class Slicer:
+    """The stages that there are to choose from, for several slicings.
+
+    Args:
+        tags: of each choice, submesh, configuration, entering class, leaving class.
+        limited: whether memory is.
+    """
+
+    choices: Choices
+    tags: IntArray
+    limited: bool
+
+    @classmethod
+    def of(
+        cls,
+        tables: Tables,
+        transfer: Callable[[int, int, int], FloatArray],
+        devices: Sequence[int],
+        room: Rooms | None = None,
+    ) -> Self:
+        """Stages with the spec classes at their cuts.
+
+        Args:
+            tables: (i, j, m, c) -> time [p, q] of layers i..j on submesh m, configuration c, when
+                what enters at the cut before layer i lies in class p and what leaves after layer j
+                in class q. The classes of a cut on a submesh are the same for all its tables. Left
+                out where impossible.
+            transfer: (cut, m, n) -> time [q, p] to bring what leaves submesh m in class q to
+                submesh n in class p, at the cut before layer `cut`; infinite where impossible.
+            devices: of each submesh m.
+            room: (i, j, m, c) -> microbatches that fit, one number or [p, q].
+        """
+        num_layers = 1 + max(last for _, last, _, _ in tables)
+        entering, leaving = _num_classes(tables, num_layers, len(devices))
+        keys = list(tables)
+        shapes = [tables[key].shape for key in keys]
+        owner = np.repeat(np.arange(len(keys)), [p * q for p, q in shapes])
+        grids = {shape: _grid(shape) for shape in set(shapes)}
+        p, q = (np.concatenate(part) for part in zip(*(grids[s] for s in shapes), strict=True))
+        first, last, submesh, configuration = np.array(keys, np.int64)[owner].T
+        rooms = [
+            np.broadcast_to(_UNLIMITED if room is None else room[key], shape).ravel()
+            for key, shape in zip(keys, shapes, strict=True)
+        ]
+        choices = Choices(
+            first=first,
+            last=last,
+            devices=np.asarray(devices, np.int64)[submesh],
+            entering=_first_ports(entering)[submesh] + p,
+            leaving=_first_ports(leaving)[submesh] + q,
+            seconds=np.concatenate([tables[key].ravel() for key in keys]),
+            room=np.concatenate(rooms),
+            transfer=_transfers(transfer, entering, leaving),
+        )
+        finite = np.isfinite(choices.seconds)
+        tags = np.stack([submesh, configuration, p, q], axis=1)[finite]
+        return cls(choices.select(finite), tags, room is not None)
+
+    def slice(
+        self,
+        num_devices: int,
+        pipeline: Pipeline,
+        *,
+        in_flight: Sequence[int] | None = None,
+        num_stages: int | None = None,
+    ) -> Slicing:
+        """The slicing of least total; arguments and errors as of `slice_stages`."""
+        return _slice(
+            *(self.choices, self.tags, num_devices, pipeline, self.limited, in_flight, num_stages)
+        )
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[IntArray, IntArray]:
