@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import PlanError
@@ -27,6 +27,7 @@ class Candidate:
         cuts: where stages start among the forward equations.
         meshes: one per stage, on devices in order.
         recompute: numbers of the marked layers that backward makes again.
+        estimate: seconds of a step before it is planned, mostly too few; None where not known.
     """
 
     num_microbatches: int
@@ -35,6 +36,7 @@ class Candidate:
     meshes: tuple[DeviceMesh, ...]
     axes: tuple[tuple[str, ...], ...]
     recompute: tuple[int, ...] = ()
+    estimate: float | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         meshes = " ".join("x".join(map(str, m.shape)) for m in self.meshes)
@@ -65,7 +67,7 @@ def candidates(
     for s in _slices(request, method, step, again):
         for schedule in _schedules(request):
             n = step.num_microbatches
-            yield Candidate(n, schedule, s.cuts, s.meshes, s.axes, again)
+            yield Candidate(n, schedule, s.cuts, s.meshes, s.axes, again, s.seconds)
 
 
 def recomputed(request: Request, method: Method | None, step: StepGraph) -> tuple[Layers, Layers]:

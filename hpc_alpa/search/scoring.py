@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import InfeasibleError
-from hpc_alpa.lower import lower
+from hpc_alpa.lower.lower import lowering_of
 from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import Method, parse_method, restrictions, split_products
 from hpc_alpa.plan.plan import Plan, StagePlan, placement
@@ -20,8 +21,9 @@ from hpc_alpa.schedule import SCHEDULES, peak_in_flight
 from hpc_alpa.search.candidates import Candidate
 from hpc_alpa.search.pins import pinned
 from hpc_alpa.search.request import Request
-from hpc_alpa.simulate import Simulation, simulate
-from hpc_alpa.step import StepGraph, split_stages
+from hpc_alpa.search.tables import structure
+from hpc_alpa.simulate import Simulation, simulate_plan
+from hpc_alpa.step import StageGraph, StepGraph, split_stages
 
 TRIES = 4  # tightenings of the memory row when the simulator finds more bytes than it counts
 
@@ -45,21 +47,25 @@ def score(request: Request, method: Method | None, step: StepGraph, candidate: C
     limit = request.memory_limit
     allowed = limit
     least = math.inf
+    stages = split_stages(step, candidate.cuts)
     for _ in range(TRIES):
+        programs = list(stage_programs(request, step, candidate, allowed, method, stages))
         try:
-            plan, solutions, counted, limited = _plan(request, method, step, candidate, allowed)
+            made = _solved(request, candidate, programs)
         except InfeasibleError:
             if math.isinf(least):
                 raise
             break  # tighter than this it cannot be planned
-        programs = lower(step, plan)
-        result = simulate(programs, request.cost)
+        plan = _plan(request, candidate, made)
+        result = simulate_plan(lowering_of(step, stages, plan), request.cost, timeline=False)
         peak = max(result.peak_bytes, default=0)
         least = min(least, peak)
+        counted = max(m.held_bytes for m in made)
         if peak <= limit:
-            solver = {**_solver(solutions, counted), "allowed_bytes": allowed}
-            done = replace(plan, predicted=_predicted(result), solver=solver)
-            return Scored(done, result.step_seconds, limited or allowed < limit)
+            facts = {**_solver([m.solution for m in made], counted), "allowed_bytes": allowed}
+            done = replace(plan, predicted=_predicted(result), solver=facts)
+            binds = any(m.solution.limited for m in made) or allowed < limit
+            return Scored(done, result.step_seconds, binds)
         # Had the rows counted all that runs, this plan would not have met them.
         allowed = min(allowed, counted) * 0.98 * limit / peak
     raise InfeasibleError(
@@ -68,6 +74,54 @@ def score(request: Request, method: Method | None, step: StepGraph, candidate: C
         "Give memory of at least that, use more devices, or a smaller batch",
         missing=least - limit,
     )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A stage with its strategies; `held_bytes` are those that its memory rows count."""
+
+    stage: StagePlan
+    solution: Solution
+    held_bytes: float
+    in_flight: int
+
+
+def _solved(
+    request: Request, candidate: Candidate, programs: Sequence[IntraOp]
+) -> tuple[_Made, ...]:
+    """Every stage's strategies.
+
+    A stage that equals one that holds more microbatches at once takes over its strategies, where
+    memory has not changed these, or it holds more than half as many.
+    """
+    made: dict[int, _Made] = {}
+    known: dict[Hashable, _Made] = {}
+    alone = request.method != "auto" or request.pins  # restrictions can tell equal stages apart
+    for k in sorted(range(len(programs)), key=lambda k: -programs[k].in_flight):
+        program, axes = programs[k], candidate.axes[k]
+        key = k if alone else (structure(program.stage), _placed(request, program.pricing.mesh))
+        like = known.get(key)
+        if like is not None and _serves(like, program.in_flight):
+            devices = program.pricing.mesh.devices
+            made[k] = replace(like, stage=replace(like.stage, devices=devices))
+            continue
+        solution = program.solve(Options(seconds=request.seconds), request.solutions)
+        stage = program.decode(solution, axes)
+        made[k] = _Made(stage, solution, program.held_bytes(solution), program.in_flight)
+        known[key] = made[k]
+    return tuple(made[k] for k in range(len(programs)))
+
+
+def _serves(like: _Made, in_flight: int) -> bool:
+    return not like.solution.limited or 2 * in_flight > like.in_flight
+
+
+def _placed(request: Request, mesh: DeviceMesh) -> Hashable:
+    """Meshes that lie alike on the cluster have equal keys."""
+    hosts = [request.cluster.host_of(d) for d in mesh.devices]
+    number = {h: k for k, h in enumerate(dict.fromkeys(hosts))}
+    kinds = tuple(request.cluster.hosts[h] for h in number)
+    return mesh.shape, tuple(number[h] for h in hosts), kinds
 
 
 def least_objective(
@@ -79,38 +133,19 @@ def least_objective(
     return sum(program.solve(options, request.solutions).bound for program in programs)
 
 
-def _plan(
-    request: Request,
-    method: Method | None,
-    step: StepGraph,
-    candidate: Candidate,
-    memory: float,
-) -> tuple[Plan, list[Solution], float, bool]:
-    """The plan, its stages' solutions, the bytes that the memory rows count of the largest, and
-    whether any were needed."""
-    stages: list[StagePlan] = []
-    solutions: list[Solution] = []
-    counted, limited = 0.0, False
-    made = stage_programs(request, step, candidate, memory, method)
-    for program, axes in zip(made, candidate.axes, strict=True):
-        solution = program.solve(Options(seconds=request.seconds), request.solutions)
-        solutions.append(solution)
-        counted = max(counted, program.held_bytes(solution))
-        limited |= solution.limited
-        stages.append(program.decode(solution, axes))
-    plan = Plan(
+def _plan(request: Request, candidate: Candidate, made: Sequence[_Made]) -> Plan:
+    return Plan(
         request.method,
         candidate.schedule,
         candidate.num_microbatches,
         candidate.cuts,
-        tuple(stages),
+        tuple(m.stage for m in made),
         request.graph.digest,
         request.cluster.digest,
         (request.cost.name, request.cost.digest),
         request.resharding,
         recompute=candidate.recompute,
     )
-    return plan, solutions, counted, limited
 
 
 def stage_programs(
@@ -119,18 +154,21 @@ def stage_programs(
     candidate: Candidate,
     memory: float | None,
     method: Method | None = None,
+    stages: Sequence[StageGraph] | None = None,
 ) -> Iterator[IntraOp]:
     """The choice program of each stage of a layout, not solved yet.
 
     Args:
         memory: bytes of a device that the rows allow.
         method: a manual method on all devices, or None.
+        stages: of the step, where they are known.
     """
     manual = Restrictions() if method is None else restrictions(method, step)
     family = SCHEDULES[candidate.schedule]
     schedule = family.on(placement(candidate.meshes), candidate.num_microbatches)
     in_flight = peak_in_flight(schedule)
-    for stage, mesh in zip(split_stages(step, candidate.cuts), candidate.meshes, strict=True):
+    stages = split_stages(step, candidate.cuts) if stages is None else stages
+    for stage, mesh in zip(stages, candidate.meshes, strict=True):
         rules = manual & pinned(step.graph, request.pins, mesh.shape)
         if method is None and not request.cost.in_seconds:
             rules = rules & split_products(mesh.shape)

@@ -8,6 +8,7 @@ score         [Plan] -> seconds and bytes        the simulator runs the plan's o
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from hpc_alpa.step import StepGraph, recompute
 log = logging.getLogger(__name__)
 BISECTIONS = 4  # of the number of layers that are recomputed
 SHARE = 0.25  # of the time for a choice program, to find the number with: a plan is in hand
+MOST_PLANNED = 12  # candidates whose seconds were estimated
 MOST_GAINED = 0.75  # of a step's seconds is left, were nothing recomputed
 
 
@@ -41,12 +43,7 @@ def search(request: Request) -> Plan:
 def _search(request: Request) -> Plan:
     start = time.perf_counter()
     tried = _Tried(request)
-    divided = steps(request, tried.method)
-    for step in divided:
-        tried.all_of(step)
-    if tried.best is None:
-        for step in divided:
-            tried.recomputed_pipelines(step)
+    tried.all_of(steps(request, tried.method))
     tried.fewer_layers()
     if tried.best is None:
         raise _reason(tried.failures, request)
@@ -72,18 +69,46 @@ class _Tried:
         self.best: Scored | None = None
         self.best_again: tuple[float, StepGraph, Candidate] | None = None
 
-    def all_of(self, step: StepGraph) -> None:
-        """A step's candidates, and the same with layers made again where memory is short.
+    def all_of(self, divided: Sequence[StepGraph]) -> None:
+        """Plan the candidates of all numbers of microbatches, the most promising ones first.
 
-        Elsewhere recomputation only costs time: without it the program has the same choices.
+        Where memory is short, also with layers made again: elsewhere recomputation only costs time,
+        as without it the program has the same choices.
         """
-        always, perhaps = recomputed(self.request, self.method, step)
-        for candidate in candidates(self.request, self.method, step, always):
-            short = self.plan(step, candidate)
-            if perhaps and short:
-                layers = perhaps[: self.most_layers(step, candidate, perhaps)]
-                if layers:
-                    self.again(step, replace(candidate, recompute=layers))
+        step_of = {step.num_microbatches: step for step in divided}
+        found: list[Candidate] = []
+        for step in divided:
+            always, perhaps = recomputed(self.request, self.method, step)
+            found += candidates(self.request, self.method, step, always)
+            if perhaps and self.request.num_devices > 1:
+                found += candidates(self.request, self.method, step, perhaps)
+        found = list(dict.fromkeys(found))
+        found.sort(key=lambda c: (-math.inf if c.estimate is None else c.estimate, c.recompute))
+        for number, candidate in enumerate(found):
+            if self.hopeless(candidate, number):
+                log.info("%d candidates are left: none promises more", len(found) - number)
+                break
+            self.one(step_of[candidate.num_microbatches], candidate)
+
+    def hopeless(self, candidate: Candidate, number: int) -> bool:
+        """Whether a candidate, and so those behind it, promises nothing."""
+        if self.best is None or candidate.estimate is None:
+            return False
+        return number >= MOST_PLANNED or candidate.estimate >= self.best.seconds
+
+    def one(self, step: StepGraph, candidate: Candidate) -> None:
+        """Plan a candidate; where memory is short, also with layers made again."""
+        if candidate in self.done:
+            return
+        if candidate.recompute and self.request.recompute == "auto":
+            self.again(step, candidate)
+            return
+        short = self.plan(step, candidate)
+        _, perhaps = recomputed(self.request, self.method, step)
+        if perhaps and short:
+            layers = perhaps[: self.most_layers(step, candidate, perhaps)]
+            if layers:
+                self.again(step, replace(candidate, recompute=layers))
 
     def most_layers(self, step: StepGraph, candidate: Candidate, layers: Layers) -> int:
         """How many first layers may be made again at a gain.
@@ -110,14 +135,6 @@ class _Tried:
         """What the objective of a candidate is at least, with any memory."""
         again = recompute(step, candidate.recompute, candidate.cuts)
         return least_objective(self.request, self.method, again, candidate)
-
-    def recomputed_pipelines(self, step: StepGraph) -> None:
-        """Candidates that are sliced for layers that are all made again."""
-        _, perhaps = recomputed(self.request, self.method, step)
-        if perhaps:
-            for candidate in candidates(self.request, self.method, step, perhaps):
-                if candidate not in self.done:
-                    self.again(step, candidate)
 
     def fewer_layers(self) -> None:
         """Bisect for the least number of first layers that are made again without losing time.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -14,7 +14,7 @@ from hpc_alpa.errors import HpcAlpaError
 from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.stages import Pipeline, Slicer, Slicing
 from hpc_alpa.schedule import SCHEDULES, peak_in_flight
-from hpc_alpa.search.layers import find_layers, seconds_alone
+from hpc_alpa.search.layers import Layers, find_layers, seconds_alone
 from hpc_alpa.search.request import Request
 from hpc_alpa.search.tables import Mode, Tables
 from hpc_alpa.sharding import rule_of
@@ -30,8 +30,10 @@ from hpc_alpa.step import (
 
 log = logging.getLogger(__name__)
 AXES = ("x", "y", "z")  # names of mesh axes that the search has laid out
+Run = tuple[int, int, int, int]  # first layer, last layer, mesh, number of the mode
 RulesOn = Callable[[tuple[int, ...]], Restrictions]
 DIVIDED = 0.8  # of the seconds that an axis of a mesh must be able to divide
+ROUGHLY = 1.5  # of the memory, that one stage may seem to need
 FAR = 4.0  # times the seconds of a stage, were all stages alike
 SMALL = 4  # devices of a host that get one mesh axis
 
@@ -61,15 +63,18 @@ def slice_stages(
         rules: mesh shape -> what the user's pins leave to choose from.
         again: numbers of the marked layers that backward makes again.
     """
-    devices = tuple(range(request.num_devices))
+    n = request.num_devices
+    shapes = (*_shapes(request, n), *_three_axes(request, n))
+    whole = [DeviceMesh(shape, tuple(range(n))) for shape in shapes]
+    layers = None
     # Costs that are no seconds speak of one stage alone.
-    alone = step.num_microbatches == 1 or request.num_microbatches is not None
-    if alone or request.memory is not None:
-        whole = request.num_devices
-        for shape in (*_shapes(request, whole), *_three_axes(request, whole)):
-            yield Slices((), (DeviceMesh(shape, devices),), (AXES[: len(shape)],))
-    if request.num_devices > 1 and step.num_microbatches > 1 and request.cost.in_seconds:
-        yield from _pipelines(request, step, rules, again)
+    if request.cost.in_seconds and n > 1 and len(anchors(step)) > 1:
+        layers = find_layers(step, request.cost, request.layers)
+    if layers is None or len(layers) < 2:
+        for mesh in whole:
+            yield Slices((), (mesh,), (AXES[: len(mesh.shape)],))
+        return
+    yield from _estimated(request, step, rules, again, layers, whole)
 
 
 def _shapes(request: Request, n: int) -> list[tuple[int, ...]]:
@@ -122,27 +127,43 @@ def _meshes(request: Request, step: StepGraph) -> list[DeviceMesh]:
     ]
 
 
-def _pipelines(
-    request: Request, step: StepGraph, rules: RulesOn, again: tuple[int, ...]
+def _estimated(
+    request: Request,
+    step: StepGraph,
+    rules: RulesOn,
+    again: tuple[int, ...],
+    layers: Layers,
+    whole: Sequence[DeviceMesh],
 ) -> Iterator[Slices]:
-    """The best slicing of each number of stages, the best of them first."""
-    if len(anchors(step)) < 2:
-        return
-    layers = find_layers(step, request.cost, request.layers)
-    if len(layers) < 2:
-        return
+    """One stage on each mesh of all devices, and the best pipeline of each number of stages."""
     step = recompute(step, again, layers.starts[1:])
     stages = split_stages(step, layers.starts[1:])
-    meshes = _meshes(request, step)
-    slots, n = step.num_microbatches, request.num_devices
+    slots, n, limit = step.num_microbatches, request.num_devices, request.memory_limit
+    meshes = [*(_meshes(request, step) if slots > 1 else ()), *whole]
     in_flight = [max(1, min(slots, n // (2 * m.num_devices))) for m in meshes]
-    limit = request.memory_limit
     limited = _short(stages, n, slots, limit)
-    tables = Tables(step, stages, meshes, request.cost, rules, in_flight, limited)
+    tables = Tables(step, stages, meshes, request.cost, rules, n, in_flight, limited)
     most = min(n, len(stages))
     modes = dict(_modes(tables, limit, min(most, slots)))
-    if not modes:
-        return
+    log.info("%d microbatches, %d layers: %d runs of layers fit", slots, len(stages), len(modes))
+    alone = {m: math.inf for m, mesh in enumerate(meshes) if mesh.num_devices == n}
+    for (i, j, m, _), mode in modes.items():
+        if m in alone and (i, j) == (0, len(stages) - 1):
+            alone[m] = min(alone[m], slots * float(mode.seconds.min()))
+    for m, seconds in alone.items():
+        # One that does not seem to fit is tried where nothing else does.
+        yield Slices((), (meshes[m],), (AXES[: len(meshes[m].shape)],), seconds)
+    parts = {key: mode for key, mode in modes.items() if meshes[key[2]].num_devices < n}
+    if parts:
+        yield from _pipelines(request, layers, tables, parts, most)
+
+
+def _pipelines(
+    request: Request, layers: Layers, tables: Tables, modes: Mapping[Run, Mode], most: int
+) -> Iterator[Slices]:
+    """The best slicing of any number of stages, and of some numbers."""
+    slots, n, limit = tables.step.num_microbatches, request.num_devices, request.memory_limit
+    meshes = tables.meshes
     slicer = Slicer.of(
         {key: mode.seconds for key, mode in modes.items()},
         tables.transfer,
@@ -160,18 +181,15 @@ def _pipelines(
             log.info("no slicing into %s stages: %s", count or "any number of", error)
             continue
         found[len(slicing.stages)] = slicing
-    for slicing in sorted(found.values(), key=lambda s: s.total):
+    for slicing in found.values():
         shapes = [meshes[s.submesh].shape for s in slicing.stages]
         placed = place(request, shapes)
         if placed is not None:
             cuts = tuple(layers.starts[s.first] for s in slicing.stages[1:])
-            axes = tuple(AXES[: len(s)] for s in shapes)
-            yield Slices(cuts, placed, axes, slicing.total)
+            yield Slices(cuts, placed, tuple(AXES[: len(s)] for s in shapes), slicing.total)
 
 
-def _modes(
-    tables: Tables, limit: float, enough: int
-) -> Iterator[tuple[tuple[int, int, int, int], Mode]]:
+def _modes(tables: Tables, limit: float, enough: int) -> Iterator[tuple[Run, Mode]]:
     """(first layer, last layer, mesh, number of the mode) -> runs of layers that fit somewhere.
 
     Left out is what a mode before it does as well, and what takes so long that a pipeline of such
@@ -193,11 +211,13 @@ def _modes(
         for (i, j, _), mode in runs.get(m, {}).items()
         if i == 0 and j == last
     ]
-    fair = min(whole, default=0.0) / tables.cost.cluster.num_devices
+    fair = min(whole, default=0.0) / tables.num_devices
     for m, of_mesh in runs.items():
+        # What one stage holds is known when it is planned; a slicing needs to know before.
+        at_most = (ROUGHLY if tables.meshes[m].num_devices == tables.num_devices else 1.0) * limit
         for (i, j, c), mode in of_mesh.items():
-            room = mode.room(limit)
-            before = of_mesh[i, j, c - 1].room(limit) if c else -1
+            room = mode.room(at_most)
+            before = of_mesh[i, j, c - 1].room(at_most) if c else -1
             useful = room > 0 and (not c or min(before, enough) < room)
             if useful and mode.seconds.min() <= FAR * fair:
                 yield (i, j, m, c), mode

@@ -65,6 +65,7 @@ class Tables:
         layers: the stage graph of each layer, when each is a stage.
         meshes: the submeshes that stages may lie on, each on representative devices.
         rules: mesh shape -> what the user's pins leave to choose from.
+        num_devices: of all stages together.
         in_flight: of each mesh, how many microbatches a stage there holds, about.
         limited: whether memory is short, so that more than the fastest mode counts.
     """
@@ -74,6 +75,7 @@ class Tables:
     meshes: Sequence[DeviceMesh]
     cost: Cost
     rules: Callable[[tuple[int, ...]], Restrictions]
+    num_devices: int
     in_flight: Sequence[int] = ()
     limited: bool = False
     _made: dict[tuple[str, tuple[int, int], int], tuple[Mode, ...]] = field(default_factory=dict)
