@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.cost import Cost
 from hpc_alpa.errors import InfeasibleError
-from hpc_alpa.lower.lower import lowering_of
+from hpc_alpa.lower.lower import Lowering, lowering_of
 from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import Method, parse_method, restrictions, split_products
 from hpc_alpa.plan.plan import Plan, StagePlan, placement
@@ -22,7 +23,7 @@ from hpc_alpa.search.candidates import Candidate
 from hpc_alpa.search.pins import pinned
 from hpc_alpa.search.request import Request
 from hpc_alpa.search.tables import structure
-from hpc_alpa.simulate import Simulation, simulate_plan
+from hpc_alpa.simulate import Simulation, simulate_many
 from hpc_alpa.step import StageGraph, StepGraph, split_stages
 
 TRIES = 4  # tightenings of the memory row when the simulator finds more bytes than it counts
@@ -57,7 +58,7 @@ def score(request: Request, method: Method | None, step: StepGraph, candidate: C
                 raise
             break  # tighter than this it cannot be planned
         plan = _plan(request, candidate, made)
-        result = simulate_plan(lowering_of(step, stages, plan), request.cost, timeline=False)
+        result = _simulated(step, stages, plan, request.cost)
         peak = max(result.peak_bytes, default=0)
         least = min(least, peak)
         counted = max(m.held_bytes for m in made)
@@ -122,6 +123,13 @@ def _placed(request: Request, mesh: DeviceMesh) -> Hashable:
     number = {h: k for k, h in enumerate(dict.fromkeys(hosts))}
     kinds = tuple(request.cluster.hosts[h] for h in number)
     return mesh.shape, tuple(number[h] for h in hosts), kinds
+
+
+def _simulated(step: StepGraph, stages: Sequence[StageGraph], plan: Plan, cost: Cost) -> Simulation:
+    def first(count: int) -> Lowering:
+        return lowering_of(step, stages, replace(plan, num_microbatches=count))
+
+    return simulate_many(first, plan.num_microbatches, len(plan.submeshes), cost)
 
 
 def least_objective(
