@@ -344,16 +344,18 @@ class IntraOp:
             self._made, self.stage, self.produced, self.forms, mesh, slots, self.in_flight
         )
 
-    def rows_at_once(self) -> tuple[MemoryRow, MemoryRow]:
-        """Bytes when forward has ended: of what is held once, and of each further microbatch.
-
-        Follows `problem()`.
-        """
-        assert self._made is not None, "rows_at_once follows problem()"
+    def live_apart(self) -> tuple[Liveness, Liveness]:
+        """What is held once, and what for each further microbatch in flight; as `live`."""
+        assert self._made is not None, "live_apart follows problem()"
         slots, mesh = self.step.num_microbatches, self.pricing.mesh.shape
-        live = liveness(self._made, self.stage, self.produced, self.forms, mesh, slots, 3)
+        three = liveness(self._made, self.stage, self.produced, self.forms, mesh, slots, 3)
+        return three.apart()
+
+    @property
+    def end_of_forward(self) -> int:
+        """The point of `live` at which the most activations are held."""
         before = sum(e.phase in (PREPARE, FORWARD) for e in self.stage.graph.eqns)
-        return live.at_once(max(0, before - 1))
+        return max(0, before - 1)
 
     @property
     def num_memory_rows(self) -> int:

@@ -12,7 +12,6 @@ counts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -127,15 +126,14 @@ class Liveness:
             found[-1, k] += self.copies(k)[value.produced[choices[value.producer]], t]
         return found
 
-    def at_once(self, point: int) -> tuple[MemoryRow, MemoryRow]:
-        """What is held at a point: once, and for each further microbatch in flight.
+    def apart(self) -> tuple[Liveness, Liveness]:
+        """What is held once, and what for each further microbatch in flight.
 
         Of a stage that holds three microbatches, so that the two can be told apart.
         """
-        once = [s for s in self.spans if s.count == 1]
-        each = [replace(s, count=1) for s in self.spans if s.count == 2]
-        first, second = (replace(self, spans=tuple(spans)) for spans in (once, each))
-        return first.row(point, math.inf), second.row(point, math.inf)
+        once = tuple(s for s in self.spans if s.count == 1)
+        each = tuple(replace(s, count=1) for s in self.spans if s.count == 2)
+        return replace(self, spans=once), replace(self, spans=each)
 
     def row(self, point: int, limit: float) -> MemoryRow:
         """What is held at a point, as a row of the choice program."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import PlanError
 from hpc_alpa.plan.methods import Method
+from hpc_alpa.plan.solve.options import Clock
 from hpc_alpa.schedule import SCHEDULES
 from hpc_alpa.search.layers import find_layers
 from hpc_alpa.search.pins import pinned
@@ -28,6 +29,7 @@ class Candidate:
         meshes: one per stage, on devices in order.
         recompute: numbers of the marked layers that backward makes again.
         estimate: seconds of a step before it is planned, mostly too few; None where not known.
+        bound: seconds that no plan of its number of microbatches is below; None where not known.
     """
 
     num_microbatches: int
@@ -37,6 +39,7 @@ class Candidate:
     axes: tuple[tuple[str, ...], ...]
     recompute: tuple[int, ...] = ()
     estimate: float | None = field(default=None, compare=False)
+    bound: float | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         meshes = " ".join("x".join(map(str, m.shape)) for m in self.meshes)
@@ -57,17 +60,18 @@ def steps(request: Request, method: Method | None) -> tuple[StepGraph, ...]:
 
 
 def candidates(
-    request: Request, method: Method | None, step: StepGraph, again: Layers
+    request: Request, method: Method | None, step: StepGraph, again: Layers, clock: Clock
 ) -> Iterator[Candidate]:
     """Ways to lay a step out.
 
     Args:
         again: layers that backward makes again in each of them.
+        clock: is told the phases.
     """
-    for s in _slices(request, method, step, again):
+    for s in _slices(request, method, step, again, clock):
         for schedule in _schedules(request):
             n = step.num_microbatches
-            yield Candidate(n, schedule, s.cuts, s.meshes, s.axes, again, s.seconds)
+            yield Candidate(n, schedule, s.cuts, s.meshes, s.axes, again, s.seconds, s.bound)
 
 
 def recomputed(request: Request, method: Method | None, step: StepGraph) -> tuple[Layers, Layers]:
@@ -131,11 +135,11 @@ def _schedules(request: Request) -> list[str]:
 
 
 def _slices(
-    request: Request, method: Method | None, step: StepGraph, again: Layers
+    request: Request, method: Method | None, step: StepGraph, again: Layers, clock: Clock
 ) -> Iterator[Slices]:
     if method is None:
         rules = functools.partial(pinned, step.graph, request.pins)
-        yield from slice_stages(request, step, rules, again)
+        yield from slice_stages(request, step, rules, again, clock)
         return
     family = SCHEDULES[_schedules(request)[0]]
     placement = family.placement(method.stages, None if method.stages > 1 else 1)

@@ -16,7 +16,7 @@ from hpc_alpa.plan.methods import Method, parse_method, restrictions, split_prod
 from hpc_alpa.plan.plan import Plan, StagePlan, placement
 from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.restrictions import Restrictions
-from hpc_alpa.plan.solve.options import Options
+from hpc_alpa.plan.solve.options import Clock, Options
 from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.schedule import SCHEDULES, peak_in_flight
 from hpc_alpa.search.candidates import Candidate
@@ -43,12 +43,15 @@ class Scored:
     binds: bool
 
 
-def score(request: Request, method: Method | None, step: StepGraph, candidate: Candidate) -> Scored:
+def score(
+    request: Request, method: Method | None, step: StepGraph, candidate: Candidate, clock: Clock
+) -> Scored:
     """Plan the stages; when the simulator finds more bytes than fit, plan them tighter."""
     limit = request.memory_limit
     allowed = limit
     least = math.inf
     stages = split_stages(step, candidate.cuts)
+    clock.lap("layers")
     for _ in range(TRIES):
         programs = list(stage_programs(request, step, candidate, allowed, method, stages))
         try:
@@ -58,7 +61,9 @@ def score(request: Request, method: Method | None, step: StepGraph, candidate: C
                 raise
             break  # tighter than this it cannot be planned
         plan = _plan(request, candidate, made)
+        clock.lap("strategies")
         result = _simulated(step, stages, plan, request.cost)
+        clock.lap("simulation")
         peak = max(result.peak_bytes, default=0)
         least = min(least, peak)
         counted = max(m.held_bytes for m in made)

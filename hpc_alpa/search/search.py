@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from hpc_alpa.errors import HpcAlpaError, InfeasibleError, PlanError
 from hpc_alpa.plan.methods import Method, parse_method
 from hpc_alpa.plan.plan import Plan
+from hpc_alpa.plan.solve.options import Clock
 from hpc_alpa.search import stored
 from hpc_alpa.search.candidates import Candidate, Layers, candidates, recomputed, steps
 from hpc_alpa.search.request import Request
@@ -41,17 +41,24 @@ def search(request: Request) -> Plan:
 
 
 def _search(request: Request) -> Plan:
-    start = time.perf_counter()
-    tried = _Tried(request)
-    tried.all_of(steps(request, tried.method))
+    clock = Clock(math.inf)
+    tried = _Tried(request, clock)
+    divided = steps(request, tried.method)
+    clock.lap("microbatches")
+    tried.all_of(divided)
     tried.fewer_layers()
     if tried.best is None:
         raise _reason(tried.failures, request)
-    plan = tried.best.plan
+    plan, seconds = tried.best.plan, tried.best.seconds
+    bounds = [c.bound for c in tried.found]
+    bound = None if None in bounds else min((b for b in bounds if b is not None), default=None)
     solver = {
         **plan.solver,
+        "step_bound": bound,
+        "step_gap": None if bound is None else max(0.0, 1.0 - bound / seconds),
         "candidates": len(tried.done),
-        "planning_seconds": time.perf_counter() - start,
+        "planning_seconds": sum(clock.phases.values()),
+        "phases": dict(clock.phases),
     }
     return replace(plan, solver=solver)
 
@@ -59,8 +66,9 @@ def _search(request: Request) -> Plan:
 class _Tried:
     """Candidates that have been planned, and the best of them."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, request: Request, clock: Clock) -> None:
+        self.request, self.clock = request, clock
+        self.found: list[Candidate] = []
         self.method: Method | None = None
         if request.method != "auto":
             self.method = parse_method(request.method).over(request.num_devices)
@@ -79,10 +87,10 @@ class _Tried:
         found: list[Candidate] = []
         for step in divided:
             always, perhaps = recomputed(self.request, self.method, step)
-            found += candidates(self.request, self.method, step, always)
+            found += candidates(self.request, self.method, step, always, self.clock)
             if perhaps and self.request.num_devices > 1:
-                found += candidates(self.request, self.method, step, perhaps)
-        found = list(dict.fromkeys(found))
+                found += candidates(self.request, self.method, step, perhaps, self.clock)
+        self.found = found = list(dict.fromkeys(found))
         found.sort(key=lambda c: (-math.inf if c.estimate is None else c.estimate, c.recompute))
         for number, candidate in enumerate(found):
             if self.hopeless(candidate, number):
@@ -177,7 +185,7 @@ class _Tried:
         self.done[candidate] = None
         try:
             again = recompute(step, candidate.recompute, candidate.cuts)
-            found = score(request, self.method, again, candidate)
+            found = score(request, self.method, again, candidate, self.clock)
         except HpcAlpaError as error:
             log.info("candidate %s: %s", candidate, error)
             self.failures.append(error)

@@ -6,12 +6,13 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.errors import HpcAlpaError
 from hpc_alpa.plan.restrictions import Restrictions
+from hpc_alpa.plan.solve.options import Clock
 from hpc_alpa.plan.solve.stages import Pipeline, Slicer, Slicing
 from hpc_alpa.schedule import SCHEDULES, peak_in_flight
 from hpc_alpa.search.layers import Layers, find_layers, seconds_alone
@@ -46,23 +47,31 @@ class Slices:
         cuts: where stages but the first start among the forward equations (`step.anchors`).
         axes: names of each mesh's axes.
         seconds: of a step, as the slicing counts; None where nothing was sliced.
+        bound: seconds of a step that no slicing is below, None where not known.
     """
 
     cuts: tuple[int, ...]
     meshes: tuple[DeviceMesh, ...]
     axes: tuple[tuple[str, ...], ...]
     seconds: float | None = None
+    bound: float | None = None
 
 
 def slice_stages(
-    request: Request, step: StepGraph, rules: RulesOn, again: tuple[int, ...] = ()
+    request: Request,
+    step: StepGraph,
+    rules: RulesOn,
+    again: tuple[int, ...] = (),
+    clock: Clock | None = None,
 ) -> Iterator[Slices]:
     """Ways to slice the step: one stage on each logical shape; the best of each number of stages.
 
     Args:
         rules: mesh shape -> what the user's pins leave to choose from.
         again: numbers of the marked layers that backward makes again.
+        clock: is told the phases.
     """
+    clock = Clock(math.inf) if clock is None else clock
     n = request.num_devices
     shapes = (*_shapes(request, n), *_three_axes(request, n))
     whole = [DeviceMesh(shape, tuple(range(n))) for shape in shapes]
@@ -74,7 +83,7 @@ def slice_stages(
         for mesh in whole:
             yield Slices((), (mesh,), (AXES[: len(mesh.shape)],))
         return
-    yield from _estimated(request, step, rules, again, layers, whole)
+    yield from _estimated(request, step, rules, again, layers, whole, clock)
 
 
 def _shapes(request: Request, n: int) -> list[tuple[int, ...]]:
@@ -134,10 +143,13 @@ def _estimated(
     again: tuple[int, ...],
     layers: Layers,
     whole: Sequence[DeviceMesh],
+    clock: Clock,
 ) -> Iterator[Slices]:
     """One stage on each mesh of all devices, and the best pipeline of each number of stages."""
     step = recompute(step, again, layers.starts[1:])
+    clock.lap("microbatches")
     stages = split_stages(step, layers.starts[1:])
+    clock.lap("layers")
     slots, n, limit = step.num_microbatches, request.num_devices, request.memory_limit
     meshes = [*(_meshes(request, step) if slots > 1 else ()), *whole]
     in_flight = [max(1, min(slots, n // (2 * m.num_devices))) for m in meshes]
@@ -145,6 +157,8 @@ def _estimated(
     tables = Tables(step, stages, meshes, request.cost, rules, n, in_flight, limited)
     most = min(n, len(stages))
     modes = dict(_modes(tables, limit, min(most, slots)))
+    bound = tables.least_seconds()
+    clock.lap("tables of layers")
     log.info("%d microbatches, %d layers: %d runs of layers fit", slots, len(stages), len(modes))
     alone = {m: math.inf for m, mesh in enumerate(meshes) if mesh.num_devices == n}
     for (i, j, m, _), mode in modes.items():
@@ -152,10 +166,12 @@ def _estimated(
             alone[m] = min(alone[m], slots * float(mode.seconds.min()))
     for m, seconds in alone.items():
         # One that does not seem to fit is tried where nothing else does.
-        yield Slices((), (meshes[m],), (AXES[: len(meshes[m].shape)],), seconds)
+        yield Slices((), (meshes[m],), (AXES[: len(meshes[m].shape)],), seconds, bound)
     parts = {key: mode for key, mode in modes.items() if meshes[key[2]].num_devices < n}
     if parts:
-        yield from _pipelines(request, layers, tables, parts, most)
+        for found in _pipelines(request, layers, tables, parts, most):
+            yield replace(found, bound=bound)
+        clock.lap("stages")
 
 
 def _pipelines(

@@ -11,20 +11,25 @@ fastest to the one of fewest bytes. All layers of a run are in the same mode.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.cost import Cost
+from hpc_alpa.errors import HpcAlpaError
 from hpc_alpa.ir.graph import Var
 from hpc_alpa.ir.types import TensorType
 from hpc_alpa.plan.choices import specs_of
 from hpc_alpa.plan.intra_op import IntraOp
+from hpc_alpa.plan.memory import Liveness
 from hpc_alpa.plan.pricing import Pricing
 from hpc_alpa.plan.restrictions import Restrictions
 from hpc_alpa.plan.solve.ends import Interior
@@ -44,17 +49,46 @@ class Mode:
 
     Attributes:
         seconds: of one microbatch, [class entering, class leaving].
-        held: bytes of a device whatever is in flight; kept: of each microbatch in flight.
+        held: bytes of a device with one microbatch in flight, when forward has ended.
+        kept: bytes of each further microbatch in flight.
+        passing: bytes beyond `held` that some point of the step needs for a while.
     """
 
     seconds: Table
     held: float
     kept: float
+    passing: float
 
     def room(self, memory: float) -> int:
         """Microbatches in flight that fit in a device's bytes."""
-        left = memory - self.held
-        return max(0, int(left / max(self.kept, 1.0))) if left >= 0 else 0
+        left = memory - self.held - self.passing
+        return 1 + int(left / max(self.kept, 1.0)) if left >= 0 else 0
+
+    def then(self, other: Mode) -> Mode:
+        """A run and one behind it on the same mesh."""
+        return Mode(
+            min_plus(self.seconds, other.seconds),
+            self.held + other.held,
+            self.kept + other.kept,
+            max(self.passing, other.passing),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Interior:
+    """A layer's choice program, whose rows are what it holds when forward has ended."""
+
+    problem: Problem
+    between: Interior
+    once: Liveness
+
+    @classmethod
+    def of(cls, program: IntraOp, keep: Sequence[int]) -> Self:
+        bare = program.problem()
+        once, each = program.live_apart()
+        rows = tuple(live.row(program.end_of_forward, math.inf) for live in (once, each))
+        problem = replace(bare, rows=rows)
+        return cls(problem, Interior.of(problem, keep), once)
 
 
 @dataclass
@@ -135,16 +169,14 @@ class Tables:
         rules = self.rules(self.meshes[mesh].shape)
         program = IntraOp(self.step, self.layers[layer], self.pricings[mesh], rules)
         keep, program.ties = self._kept(layer)
-        problem = program.problem()
-        problem = replace(problem, rows=program.rows_at_once())
-        interior = Interior.of(problem, keep)
+        interior = _Interior.of(program, keep)
         further = self.in_flight[mesh] - 1 if self.in_flight else 0
-        modes = [self._mode(layer, problem, interior, 0.0, further)]
+        modes = [self._mode(layer, interior, 0.0, further)]
         fastest = modes[0]
         whole = max(1.0, fastest.held + further * fastest.kept)
         seconds = self.step.num_microbatches * float(fastest.seconds.min())
         for relative in PRICES if self.limited else ():
-            mode = self._mode(layer, problem, interior, relative * seconds / whole, further)
+            mode = self._mode(layer, interior, relative * seconds / whole, further)
             modes.append(mode if mode.held + further * mode.kept < whole else modes[-1])
         return tuple(modes)
 
@@ -165,12 +197,11 @@ class Tables:
             ties += _tie(stage.received, leaving.value.type, at_in, keep[-1])
         return keep, ties
 
-    def _mode(
-        self, layer: int, problem: Problem, interior: Interior, per_byte: float, further: int
-    ) -> Mode:
+    def _mode(self, layer: int, interior: _Interior, per_byte: float, further: int) -> Mode:
         """The mode that is cheapest where bytes have a price, in seconds of a step."""
-        found = interior.ends(np.array([per_byte, per_byte * further]))
-        held, kept = evaluate(problem, found.best).memory
+        found = interior.between.ends(np.array([per_byte, per_byte * further]))
+        held, kept = evaluate(interior.problem, found.best).memory
+        passing = float(interior.once.profile(found.best).max()) - held
         seconds = found.minimum - per_byte * (held + further * kept)
         entering, leaving = self.separator(layer), self.separator(layer + 1)
         shape = (
@@ -178,7 +209,24 @@ class Tables:
             seconds.shape[-1] if leaving is not None else 1,
         )
         slots = self.step.num_microbatches
-        return Mode(seconds.reshape(shape) / slots, float(held), float(kept))
+        made = seconds.reshape(shape) / slots
+        return Mode(made, float(held), float(kept), max(0.0, passing))
+
+    def least_seconds(self) -> float:
+        """Seconds of a step that no plan is below, on any of the meshes, whatever its schedule.
+
+        All devices together work at least as long as each layer does on the mesh where that is
+        least, times the mesh's devices, for every microbatch.
+        """
+        total = 0.0
+        for layer in range(len(self.layers)):
+            found = [math.inf]
+            for m, mesh in enumerate(self.meshes):
+                with contextlib.suppress(HpcAlpaError):
+                    fastest = self.layer(layer, m)[0]
+                    found.append(mesh.num_devices * float(fastest.seconds.min()))
+            total += min(found)
+        return self.step.num_microbatches * total / self.num_devices
 
     # ----------------------------------------------------------------------------------- runs
     def in_use(self, cut: int, mesh: int) -> tuple[int, ...]:
@@ -208,12 +256,7 @@ class Tables:
             for c, total in enumerate(modes):
                 found[i, i, c] = total
                 for j in range(i + 1, len(layers)):
-                    more = layers[j][c]
-                    total = Mode(
-                        min_plus(total.seconds, more.seconds),
-                        total.held + more.held,
-                        total.kept + more.kept,
-                    )
+                    total = total.then(layers[j][c])
                     found[i, j, c] = total
         return found
 
