@@ -15,7 +15,7 @@ from hpc_alpa import nn, random
 from hpc_alpa.api import fetch, parallelize
 from hpc_alpa.errors import PlanError
 from hpc_alpa.lower.check import check
-from hpc_alpa.lower.program import Program, Send
+from hpc_alpa.lower.program import KIND, Program, Send
 from hpc_alpa.schedule import SCHEDULES
 from hpc_alpa.simulate.recorder import category
 from hpc_alpa.trace import value_and_grad
@@ -80,6 +80,17 @@ def test_stages_of_one_submesh_exchange_no_messages() -> None:
         assert {i.peer for i in sent} == {1 - program.rank}
         # Each microbatch goes forward over a border and comes back over another one.
         assert len(sent) == 2 * 3
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb_v"])
+def test_a_batch_that_is_split_stays_split_between_stages(schedule: str) -> None:
+    """Each replica sends its rows to one replica of the next stage, not to all of them."""
+    step = train("mlp", "dp2pp2", 4, schedule, 3).step
+    for program in step.programs:
+        sent = [i for i in program.instructions if isinstance(i, Send)]
+        assert {i.peer for i in sent} == {(program.rank + 2) % 4} and len(sent) in (3, 6)
+        kinds = {KIND[type(i)] for i in program.instructions if type(i) in KIND}
+        assert kinds <= {"all_reduce", "broadcast"}, "nothing is gathered"
 
 
 def test_the_halves_of_backward_are_one_backward() -> None:
