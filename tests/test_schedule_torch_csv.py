@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 
@@ -19,6 +20,36 @@ def test_round_trip(name: str) -> None:
         assert from_csv(text) == schedule
         rows = list(csv.reader(io.StringIO(text)))
         assert {len(row) for row in rows} == {ticks(schedule)}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if SCHEDULES[n].trains])
+def test_pytorch_takes_what_is_written(name: str) -> None:
+    """What PyTorch's validation asks of the cells, and its runtime of the columns, read plainly.
+
+    Every stage on one row, with B or with I and W for each microbatch; what comes from another
+    stage, or from the stage's own earlier pass, stands in an earlier column.
+    """
+    for p, b in ((1, 2), (2, 3), (3, 8), (4, 4)):
+        rows = [line.split(",") for line in to_csv(SCHEDULES[name](p, b)).splitlines()]
+        at: dict[tuple[int, str, int], int] = {}
+        where: dict[int, int] = {}
+        for rank, row in enumerate(rows):
+            for column, cell in enumerate(row):
+                if cell:
+                    stage, letter, m = re.fullmatch(r"(\d+)([FBIW])(\d+)", cell).groups()  # type: ignore[union-attr]
+                    assert where.setdefault(int(stage), rank) == rank
+                    assert at.setdefault((int(stage), letter, int(m)), column) == column
+        last = max(where)
+        letters = {letter for _, letter, _ in at}
+        assert letters in ({"F", "B"}, {"F", "I", "W"})
+        back = "B" if "B" in letters else "I"
+        for stage in where:
+            for m in range(b):
+                forward, backward = at[stage, "F", m], at[stage, back, m]
+                assert forward < backward
+                assert stage == 0 or at[stage - 1, "F", m] < forward
+                assert stage == last or at[stage + 1, back, m] < backward
+                assert back == "B" or backward < at[stage, "W", m]
 
 
 def test_the_format() -> None:

@@ -1,8 +1,10 @@
 """Schedules as the CSV files of PyTorch's `torch.distributed.pipelining`.
 
-What `PipelineScheduleMulti._dump_csv` writes and `_load_csv` reads (format `compute_only`, PyTorch
-2.9): a row for each rank, a cell for each tick, empty where the rank waits. A cell is an action as
-here, but for the letters of the backward pass: `B` is all of it, `I` and `W` are its halves.
+What `PipelineScheduleMulti._dump_csv` writes and `_load_csv` reads (format `compute_only`): a row
+for each rank, a cell for each tick, empty where the rank waits. What an action needs stands in an
+earlier column, as PyTorch's runtime wants it: in each tick a rank receives what its neighbours made
+in it. A cell is an action as here, but for the letters of the backward pass: `B` is all of it, `I`
+and `W` are its halves.
 
     0F0,0F1,,0I0,0W0,0I1,0W1
     ,1F0,1I0,1F1,1I1,1W0,1W1

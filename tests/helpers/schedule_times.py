@@ -25,8 +25,8 @@ from hpc_alpa.models import MLPConfig, mlp, optimizers
 from hpc_alpa.runtime import executor
 
 MICROBATCHES, LAYERS, WIDTH = 8, 8, 32
-FORWARD_SECONDS = 0.012  # of a rank's layers, for one microbatch
-REPEATS = 3
+FORWARD_SECONDS = 0.01  # of a rank's layers, for one microbatch
+REPEATS = 2
 
 
 def flops(body: Body) -> float:
