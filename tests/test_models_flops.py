@@ -104,6 +104,9 @@ def test_a_model_of_the_paper_is_traced_without_memory(name: str) -> None:
     assert state["step"] == 0 and isinstance(state["step"], int)
     assert next(iter(batch.values())).shape[0] == model.batch
     assert model.batch == (1520 if name == "wide-resnet-13B" else 1024)
+    if name == "wide-resnet-13B":
+        # 38 microbatches of the published plan.
+        assert model.config.norm_rows == 40 == 1520 // 38
 
 
 def test_names_of_the_paper() -> None:

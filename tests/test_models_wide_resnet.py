@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpc_alpa.errors import DataError
+from hpc_alpa.errors import DataError, TracingError
 from hpc_alpa.models import SGD, AdamW, Optimizer, WideResNetConfig, adamw, sgd, wide_resnet
 from hpc_alpa.models.optimizers import num_parameters
-from hpc_alpa.pytree import tree_map
+from hpc_alpa.pytree import flatten, tree_map
+from hpc_alpa.step import NeedsMicrobatches
+from hpc_alpa.trace import value_and_grad
 from tests.helpers.training import (
     require_gradient,
     require_parallel_equals_one_rank,
@@ -102,11 +104,54 @@ def test_the_papers_sizes_have_the_papers_names() -> None:
         ({"blocks": ()}, r"blocks is \(\); a stage has at least 1"),
         ({"blocks": (1, 0)}, r"blocks is \(1, 0\); a stage has at least 1"),
         ({"classes": 0}, "classes is 0; it is at least 1"),
+        ({"norm_rows": 0}, "norm_rows is 0; it is at least 1"),
     ],
 )
 def test_a_config_that_makes_no_model_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         replace(TINY, **change)
+
+
+def test_rows_of_a_norm_are_batches_of_their_own() -> None:
+    """Losses, gradients and statistics are means over those of the runs of 4 images."""
+    batch, whole = images(TINY, 12), replace(TINY, norm_rows=4)
+    params = wide_resnet.init_params(TINY, 0)
+
+    def both(config: WideResNetConfig, part: dict[str, np.ndarray]) -> Any:
+        function = value_and_grad(lambda p: wide_resnet.loss(p, part, config), has_aux=True)
+        return function(params)
+
+    parts = [both(TINY, {k: x[4 * m : 4 * m + 4] for k, x in batch.items()}) for m in range(3)]
+    found = both(whole, batch)
+    for x, *of_parts in zip(flatten(found)[0], *(flatten(p)[0] for p in parts), strict=True):
+        np.testing.assert_allclose(x, np.mean(of_parts, axis=0), rtol=1e-8, atol=1e-12)
+    with pytest.raises(TracingError, match="groups of 5 rows do not fill the batch"):
+        wide_resnet.loss(params, batch, replace(TINY, norm_rows=5))
+
+
+@pytest.mark.parametrize(("method", "slots"), [("dp2", 2), ("dp2", 4), ("pp2", 4)])
+def test_a_norm_of_some_rows_allows_microbatches(method: str, slots: int) -> None:
+    config = replace(TINY, blocks=(1,), norm_rows=4)
+    step = require_parallel_equals_one_rank(
+        wide_resnet.train_step(config, NESTEROV),
+        wide_resnet.init(config, NESTEROV),
+        [images(config, 16, k) for k in range(2)],
+        method,
+        num_microbatches=slots,
+    )
+    if method == "dp2":
+        # A device has whole runs of rows; or, one run in a microbatch, half of it: two sums for
+        # each of five norms.
+        within = 0 if slots == 2 else 4 * 2 * 5
+        assert step.record.collectives == {"all_reduce": 1 + within}
+    with pytest.raises(NeedsMicrobatches):
+        require_parallel_equals_one_rank(
+            wide_resnet.train_step(config, NESTEROV),
+            wide_resnet.init(config, NESTEROV),
+            [images(config, 16)],
+            method,
+            num_microbatches=8,
+        )
 
 
 def test_evaluation_takes_the_moving_averages() -> None:

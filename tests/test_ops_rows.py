@@ -164,8 +164,8 @@ def _batch_normal(x: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 
 def _batch_statistics(c: Call, m: np.ndarray) -> np.ndarray:
-    mean, square = m / c.params["count"]
-    return np.array([mean, np.where(square > mean**2, square - mean**2, 0)])
+    mean, square = np.moveaxis(m / c.params["count"], -2, 0)
+    return np.stack([mean, np.where(square > mean**2, square - mean**2, 0)], -2)
 
 
 def _batch_norm_grad(
@@ -174,6 +174,22 @@ def _batch_norm_grad(
     steep, level = sums / c.params["count"]
     grad: np.ndarray = scale * (s[1] + 1e-5) ** -0.5 * (ct - level - _batch_normal(x, s) * steep)
     return grad
+
+
+def _grouped(operands: str, oracle: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """The oracle on each group: its rows of x, its pairs p, and all of other operands."""
+
+    def run(c: Call, *xs: np.ndarray) -> np.ndarray:
+        rows = c.params.get("rows")
+        if rows is None:
+            return oracle(c, *xs)
+        made = []
+        for g in range(len(xs[0]) // rows):
+            of: dict[str, Any] = {"x": slice(g * rows, (g + 1) * rows), "p": g, ".": slice(None)}
+            made.append(oracle(c, *(x[of[kind]] for x, kind in zip(xs, operands, strict=True))))
+        return np.stack(made).reshape(c.extents)
+
+    return run
 
 
 def _over_rows(*values: np.ndarray) -> np.ndarray:
@@ -302,10 +318,12 @@ def _gelu_grad(c: Call, x: np.ndarray, ct: np.ndarray) -> np.ndarray:
 ORACLES: dict[str, Callable[..., Any]] = {  # alphabetical
     "add": lambda c, x, y: x + y,
     "argmax": lambda c, x: np.argmax(x, c.params["dim"]),
-    "batch_moments": lambda c, x: _over_rows(x, x**2),
-    "batch_norm": lambda c, x, s, scale, bias: _batch_normal(x, s) * scale + bias,
-    "batch_norm_grad": _batch_norm_grad,
-    "batch_norm_grad_sums": lambda c, x, s, ct: _over_rows(_batch_normal(x, s) * ct, ct),
+    "batch_moments": _grouped("x", lambda c, x: _over_rows(x, x**2)),
+    "batch_norm": _grouped("xp..", lambda c, x, s, a, b: _batch_normal(x, s) * a + b),
+    "batch_norm_grad": _grouped("xp.xp", _batch_norm_grad),
+    "batch_norm_grad_sums": _grouped(
+        "xpx", lambda c, x, s, ct: _over_rows(_batch_normal(x, s) * ct, ct)
+    ),
     "batch_statistics": _batch_statistics,
     "broadcast": _broadcast,
     "cast": lambda c, x: x.astype(c.params["dtype"]),

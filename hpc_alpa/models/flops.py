@@ -15,6 +15,7 @@ multiply by padding, as XLA counts them for the paper.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def wide_resnet(
         batch, recomputation: as of `transformer`.
     """
     # Every product has the batch among its dims.
-    return batch * _of_one_image(config, image, recomputation)
+    return batch * _of_one_image(replace(config, norm_rows=None), image, recomputation)
 
 
 @functools.cache

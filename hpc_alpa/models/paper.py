@@ -8,7 +8,7 @@ graph = trace(model.train_step, (state, batch), ("state", "batch"))
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from hpc_alpa.models.training import Metrics, State
 from hpc_alpa.trace import trace
 
 IMAGE = 224
+# GPUs -> images of a microbatch in the artifact's plans, which are a batch to Wide-ResNet's norms.
+NORM_ROWS = {1: 64, 2: 64, 4: 64, 8: 64, 16: 48, 32: 48, 64: 40}
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,19 @@ def paper_names() -> tuple[str, ...]:
 
 
 def paper_model(
-    name: str, batch: int | None = None, precision: str | None = None, **options: Any
+    name: str,
+    batch: int | None = None,
+    precision: str | None = None,
+    norm_rows: int | None = None,
+    **options: Any,
 ) -> PaperModel:
     """A model by its name: `gpt-39B`, `moe-27B`, `wide-resnet-13B`.
 
     Args:
         batch: rows of the whole batch; None takes the paper's.
         precision: of forward and backward; None takes the paper's, float16 but for Wide-ResNet.
+        norm_rows: of a Wide-ResNet, `WideResNetConfig.norm_rows`; None takes the images of a
+            microbatch of the paper, so a microbatch has as many, or a multiple.
         options: of the family's `train_step`: `clip=1.0`, `loss_scale=...`.
 
     Raises:
@@ -146,11 +154,16 @@ def paper_model(
     precision = precision or row.precision
     dtype = "float64" if precision == "float64" else "float32"
     config = row.module.paper_config(size, dtype=dtype, precision=precision)
+    rows = batch or row.largest.get(devices or 0, row.batch)
+    if isinstance(config, wide_resnet.WideResNetConfig):
+        # A batch of one's own that these rows do not fill is normalised as a whole.
+        asked = norm_rows or NORM_ROWS[devices or 1]
+        config = replace(config, norm_rows=asked if rows % asked == 0 else norm_rows)
     optimizer = row.make_optimizer()
     return PaperModel(
         name,
         config,
-        batch or row.largest.get(devices or 0, row.batch),
+        rows,
         getattr(config, "sequence", None),
         precision,
         row.optimizer,

@@ -59,6 +59,8 @@ class WideResNetConfig:
         base_channels: of the first convolution, and of the first stage.
         width_factor: channels of a block's 3x3 convolution, in multiples of its narrow ones.
         channels: of the images.
+        norm_rows: images whose statistics a norm takes together, a run of the batch; None: all of
+            the batch. A step has as many microbatches as hold whole runs.
         dtype, precision: as of `TransformerConfig`.
 
     Raises:
@@ -72,6 +74,7 @@ class WideResNetConfig:
     channels: int = 3
     dtype: str = "float32"
     precision: str | None = field(default=None, kw_only=True)
+    norm_rows: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.blocks or min(self.blocks) < 1:
@@ -81,6 +84,8 @@ class WideResNetConfig:
                 raise DataError(
                     f"WideResNetConfig: {name} is {getattr(self, name)}; it is at least 1"
                 )
+        if self.norm_rows is not None and self.norm_rows < 1:
+            raise DataError(f"WideResNetConfig: norm_rows is {self.norm_rows}; it is at least 1")
         require_precision("WideResNetConfig", self.precision, self.dtype)
 
     @property
@@ -125,7 +130,10 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 
 def paper_config(
-    name: str, dtype: str = "float32", precision: str | None = None
+    name: str,
+    dtype: str = "float32",
+    precision: str | None = None,
+    norm_rows: int | None = None,
 ) -> WideResNetConfig:
     """The config of a row of `SIZES`."""
     if name not in SIZES:
@@ -133,7 +141,13 @@ def paper_config(
     layers, base_channels, width_factor = SIZES[name]
     blocks = DEPTHS[layers]
     return WideResNetConfig(
-        blocks, base_channels, width_factor, 1024, dtype=dtype, precision=precision
+        blocks,
+        base_channels,
+        width_factor,
+        1024,
+        dtype=dtype,
+        precision=precision,
+        norm_rows=norm_rows,
     )
 
 
@@ -151,38 +165,48 @@ def init_convolution(seed: Any, name: str, shape: tuple[int, int, int, int], dty
 
 
 def convolution(
-    params: Params, x: Any, stride: int = 1, statistics: Params | None = None
+    params: Params,
+    x: Any,
+    stride: int = 1,
+    statistics: Params | None = None,
+    norm_rows: int | None = None,
 ) -> tuple[Any, Params]:
     """A convolution and its batch norm, (batch, height, width, channels) -> the same with others.
 
     Args:
         stride: every stride-th row and column is kept.
         statistics: mean and variance of each channel; those of the batch if None.
+        norm_rows: images that are a batch to the norm; None: all.
 
     Returns:
-        The result, and the statistics that it was normalised by.
+        The result, and the statistics that it was normalised by, or their means.
     """
     made = nn.conv2d(x, params["weight"], stride, padding=np.shape(params["weight"])[0] // 2)
     scale, bias = params["norm"]["scale"], params["norm"]["bias"]
     if statistics is None:
-        mean, variance = nn.batch_statistics(made)
-        return nn.batch_norm(made, scale, bias), {"mean": mean, "variance": variance}
+        mean, variance = nn.batch_statistics(made, norm_rows)
+        normal = nn.batch_norm(made, scale, bias, rows=norm_rows)
+        return normal, {"mean": mean, "variance": variance}
     given = statistics["mean"], statistics["variance"]
     return nn.batch_norm_inference(made, scale, bias, *given), statistics
 
 
 def block(
-    params: Params, x: Any, stride: int, statistics: Params | None = None
+    params: Params,
+    x: Any,
+    stride: int,
+    statistics: Params | None = None,
+    norm_rows: int | None = None,
 ) -> tuple[Any, Params]:
     """Three convolutions beside the residual, with the stride in the second.
 
-    Statistics as of `convolution`, for each of them by its name.
+    Statistics and `norm_rows` as of `convolution`, for each of them by its name.
     """
     used: Params = {}
 
     def normed(name: str, x: Any, stride: int = 1) -> Any:
         given = None if statistics is None else statistics[name]
-        made, used[name] = convolution(params[name], x, stride, given)
+        made, used[name] = convolution(params[name], x, stride, given, norm_rows)
         return made
 
     y = nn.relu(normed("conv1", x))
@@ -241,14 +265,14 @@ def logits(
     """
     given = statistics or {"stem": None, "blocks": [None] * len(config.layout)}
     images = cast(images, np.dtype(params["stem"]["weight"].dtype).name)
-    x, stem = convolution(params["stem"], images, 2, given["stem"])
+    x, stem = convolution(params["stem"], images, 2, given["stem"], config.norm_rows)
     x = nn.max_pool(nn.relu(x), 3, stride=2, padding="same")
     used = []
     for k, (p, of, s) in enumerate(
         zip(params["blocks"], config.layout, given["blocks"], strict=True)
     ):
         with mark_layer(k):
-            x, found = block(p, x, of.stride, s)
+            x, found = block(p, x, of.stride, s, config.norm_rows)
         used.append(found)
     return part.dense(params["head"], np.mean(x, axis=(1, 2))), {"stem": stem, "blocks": used}
 
@@ -282,7 +306,8 @@ def train_step(
 ) -> Callable[..., tuple[State, Metrics]]:
     """`train_step(state, batch, learning_rate=None)`; a batch is `{"images": ..., "labels": ...}`.
 
-    Norms take the statistics of the step's whole batch, so a step has one microbatch.
+    Without `config.norm_rows` norms take the statistics of the step's whole batch, so a step has
+    one microbatch.
 
     Args:
         options: `clip`, `gradients` and `loss_scale`, as `Training` has them.

@@ -48,31 +48,43 @@ def layer_norm(x: Any, scale: Any, bias: Any, eps: float = 1e-5) -> Any:
     return apply("layer_norm", x, scale, bias, eps=float(eps))
 
 
-def batch_norm(x: Any, scale: Any, bias: Any, eps: float = 1e-5) -> Any:
+def batch_norm(x: Any, scale: Any, bias: Any, eps: float = 1e-5, rows: int | None = None) -> Any:
     """(x - mean) / sqrt(variance + eps) * scale + bias, with the statistics of this batch.
 
-    The batch is the step's whole batch: more microbatches than one would change its meaning.
+    The batch is the step's whole batch: more microbatches than one would change its meaning. With
+    `rows`, each run of so many rows is normalised by its own statistics, as if it were a batch of
+    its own; then microbatches of whole runs change nothing.
 
     Args:
         x: (batch, *spatial, channels).
         scale, bias: vectors of one number a channel, of x's dtype.
+        rows: divides the batch.
     """
-    return apply("batch_norm", x, _batch_statistics(x), scale, bias, eps=float(eps))
+    statistics = _batch_statistics(x, rows)
+    return apply("batch_norm", x, statistics, scale, bias, eps=float(eps), **_grouped(rows))
 
 
-def batch_statistics(x: Any) -> tuple[Any, Any]:
+def batch_statistics(x: Any, rows: int | None = None) -> tuple[Any, Any]:
     """Mean and variance of each channel, as `batch_norm` takes them; for a moving average.
 
-    float32 for 16-bit values. No gradient flows through them.
+    With `rows`, the means of those of all runs. float32 for 16-bit values. No gradient flows
+    through them.
     """
     dtype = np.float64 if x.dtype == np.float64 else np.float32
-    statistics = _batch_statistics(x).astype(dtype)
+    statistics = _batch_statistics(x, rows).astype(dtype)
+    if rows is not None:
+        statistics = np.mean(statistics, axis=0)
     return statistics[0], statistics[1]
 
 
-def _batch_statistics(x: Any) -> Any:
-    count = math.prod(np.shape(x)[:-1])
-    return apply("batch_statistics", apply("batch_moments", x), count=count)
+def _batch_statistics(x: Any, rows: int | None) -> Any:
+    batch, *inner = np.shape(x)[:-1]
+    count = math.prod((rows or batch, *inner))
+    return apply("batch_statistics", apply("batch_moments", x, **_grouped(rows)), count=count)
+
+
+def _grouped(rows: int | None) -> dict[str, Any]:
+    return {} if rows is None else {"rows": int(rows)}
 
 
 def batch_norm_inference(

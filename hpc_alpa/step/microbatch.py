@@ -15,8 +15,9 @@ from functools import cached_property
 from hpc_alpa.errors import TracingError
 from hpc_alpa.ir.build import Builder
 from hpc_alpa.ir.graph import Eqn, Graph, Var
+from hpc_alpa.ops.rule import Rule
 from hpc_alpa.sharding.spec import ShardingSpec, local_shape
-from hpc_alpa.sharding.strategies import IDLE
+from hpc_alpa.sharding.strategies import IDLE, rule_of
 from hpc_alpa.step.apart import cast_apart, sums_apart
 from hpc_alpa.step.phase import APPLY, FORWARD, LOOP, PREPARE
 from hpc_alpa.step.rows import Rows
@@ -169,7 +170,7 @@ class _Writer:
                 shape = local_shape(e.output.type.shape, spec, (self.num_slots,))
                 made = self._emit(e, inputs, Var(0, e.output.type.with_shape(shape)), spec)
             self.inner[e.output, spec] = made
-            self.roles[made] = role
+            self.roles[made] = _role_in_slot(rule_of(e), rule_of(self.b.eqns[-1]), role)
 
     def _needs(self, e: Eqn, role: str) -> tuple[ShardingSpec, ...]:
         out = self.slots.spec[e.output]
@@ -241,6 +242,19 @@ class _Writer:
                 self.roles[made] = "abcdefg"[dim]
         self.outer[v] = made
         return made
+
+
+def _role_in_slot(whole: Rule, slot: Rule, role: str) -> str:
+    """What of a slot's equation is left to split of a factor that time splits.
+
+    A dim that is a group of factors may have the next one left, and what a slot has one of is no
+    factor of it: IDLE.
+    """
+    if role not in whole.sizes:
+        return role
+    sides = zip((whole.output, *whole.inputs), (slot.output, *slot.inputs), strict=True)
+    left = (f for dims, here in sides for k, dim in zip(dims, here) if role in k for f in dim)
+    return next((f for f in left if slot.sizes[f] > 1), IDLE)
 
 
 # Operators whose result depends on where a tile lies; `slot_dim` and `slots` say which of its dims

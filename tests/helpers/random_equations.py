@@ -375,15 +375,23 @@ def _norm(name: str, parts: str) -> Draw:
 
 
 def _batch_norm(name: str, parts: str) -> Draw:
-    """x: the whole shape; c: one number a channel; s: statistics; g: the sums of a gradient."""
+    """x: the whole shape; c: one number a channel; s: statistics; g: the sums of a gradient.
+
+    Of the whole batch, or of groups of its rows.
+    """
 
     def draw(d: Drawing) -> Var:
         shape = (*d.shape(1, 3), d.rng.choice([1, 2, 4, 6]))
-        pair, count = (2, shape[-1]), math.prod(shape[:-1])
+        pair: tuple[int, ...] = (2, shape[-1])
+        count, groups = math.prod(shape[:-1]), d.rng.choice([None, 1, 2, 4])
+        grouped: dict[str, Any] = {}
+        if groups is not None:
+            rows, shape = shape[0], (shape[0] * groups, *shape[1:])
+            pair, grouped = (groups, *pair), {"rows": rows}
         if name == "batch_statistics":
             return d.b.batch_statistics(d.input(pair, "positive", "float64"), count=count)
         if name == "batch_moments":
-            return d.b.batch_moments(d.input(shape))
+            return d.b.batch_moments(d.input(shape), **grouped)
         operands = {
             "c": lambda: d.input(shape[-1:]),
             "g": lambda: d.input(pair, "normal", working_dtype(d.dtype)),
@@ -391,7 +399,7 @@ def _batch_norm(name: str, parts: str) -> Draw:
             "x": lambda: d.input(shape),
         }
         params: dict[str, Any] = {"count": count} if name == "batch_norm_grad" else {}
-        return d.b.emit(name, *(operands[p]() for p in parts), eps=1e-5, **params)
+        return d.b.emit(name, *(operands[p]() for p in parts), eps=1e-5, **params, **grouped)
 
     return draw
 
