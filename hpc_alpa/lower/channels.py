@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hpc_alpa.lower.spmd import Exchange
 from hpc_alpa.lower.submesh import Submesh
 from hpc_alpa.reshard import ReshardTask, reshard
+from hpc_alpa.reshard.task import Piece
 from hpc_alpa.schedule import Action, Pass, Replay, Schedule, replay
 from hpc_alpa.step import APPLY, BACKWARD, FORWARD, PREPARE, WEIGHT, Transfer
 
@@ -34,6 +35,11 @@ class Channel:
     target: int
     source_name: str
     target_name: str
+
+    def nbytes(self, piece: Piece) -> int:
+        """Bytes of a piece."""
+        type = self.transfer.value.type
+        return piece.size * (type.nbytes // max(type.size, 1))
 
 
 @dataclass(frozen=True)

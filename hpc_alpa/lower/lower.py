@@ -18,7 +18,7 @@ from hpc_alpa.errors import PlanError
 from hpc_alpa.lower.bucket import bucket
 from hpc_alpa.lower.channels import Traffic, traffic
 from hpc_alpa.lower.program import Program
-from hpc_alpa.lower.rank import write
+from hpc_alpa.lower.rank import Alike, Counts, write, write_thin
 from hpc_alpa.lower.spmd import StageCode, stage_code
 from hpc_alpa.lower.submesh import Submesh, shared_over, submeshes
 from hpc_alpa.plan.plan import Plan
@@ -114,6 +114,12 @@ class Lowering:
         mine = next(s for s in self.submeshes if rank in s.mesh.devices)
         row = self.schedule[mine.index]
         return write(self.step, self.submeshes, mine, row, self.traffic, rank)
+
+    def thin(self, rank: int, alike: Alike) -> tuple[Program, Counts]:
+        """The program of one rank without pieces that are alike (`rank.write_thin`)."""
+        mine = next(s for s in self.submeshes if rank in s.mesh.devices)
+        row = self.schedule[mine.index]
+        return write_thin(self.step, self.submeshes, mine, row, self.traffic, rank, alike)
 
 
 def _schedule(plan: Plan, codes: Sequence[StageCode]) -> Schedule:

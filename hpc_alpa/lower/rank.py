@@ -9,7 +9,7 @@ is taken out of turn is started with those before it, and the others wait for th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hpc_alpa.cluster import DeviceMesh
@@ -48,6 +48,8 @@ from hpc_alpa.sharding import ShardingSpec, local_shape, tile_starts
 from hpc_alpa.step import APPLY, BACKWARD, PREPARE, WEIGHT, StepGraph
 
 Part = Body | Collective | Exchange
+Alike = Callable[[Channel, Piece], Hashable]
+Counts = Mapping[tuple[int, int], int]  # (channel, piece) -> how many pieces it stands for
 
 
 def write(
@@ -62,6 +64,24 @@ def write(
     return _Writer(step, submeshes, submesh, row, traffic, device).program()
 
 
+def write_thin(
+    step: StepGraph,
+    submeshes: Sequence[Submesh],
+    submesh: Submesh,
+    row: Sequence[Action],
+    traffic: Traffic,
+    device: int,
+    alike: Alike,
+) -> tuple[Program, Counts]:
+    """`write` with one piece of a message for all that are alike, and how many each stands for.
+
+    Args:
+        alike: a name for pieces that start and end together; pieces that are sent on stay.
+    """
+    writer = _Writer(step, submeshes, submesh, row, traffic, device, alike)
+    return writer.program(), writer.counts
+
+
 @dataclass
 class _Writer:
     step: StepGraph
@@ -70,12 +90,16 @@ class _Writer:
     row: Sequence[Action]
     traffic: Traffic
     device: int
+    alike: Alike | None = None
     bodies: dict[str, Body] = field(default_factory=dict)
     parts_of: dict[str, list[Part]] = field(default_factory=dict)
     out: list[Instruction] = field(default_factory=list)
     marks: list[tuple[int, str]] = field(default_factory=list)
     sending: list[tuple[str, float]] = field(default_factory=list)  # ticket, when it is received
     started: set[Message] = field(default_factory=set)
+    mine: dict[tuple[int, bool], list[tuple[int, Piece]]] = field(default_factory=dict)
+    first: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
+    counts: dict[tuple[int, int], int] = field(default_factory=dict)
     position: dict[int, int] = field(default_factory=dict)  # in each submesh's order of messages
 
     @property
@@ -184,9 +208,8 @@ class _Writer:
     def send(self, channel: Channel, microbatch: int | None) -> None:
         tile = self.tile(channel.task.source, channel.task.shape)
         name = at(channel.source_name, microbatch)
-        for k, piece in enumerate(channel.task.pieces):
-            if piece.sender == self.device:
-                self.send_piece(channel, microbatch, name, tile, (k, piece), 0)
+        for k, piece in self.pieces(channel, True):
+            self.send_piece(channel, microbatch, name, tile, (k, piece), 0)
 
     def send_piece(
         self,
@@ -203,7 +226,7 @@ class _Writer:
         self.out.append(
             Send(
                 name, local(piece.region, tile), piece.receivers[receiver], channel.number, ticket,
-                piece.size * _itemsize(channel),
+                channel.nbytes(piece),
             )
         )  # fmt: skip
         self.sending.append((ticket, self.traffic.received_at((channel.transfer, microbatch))))
@@ -212,7 +235,7 @@ class _Writer:
         self.start_up_to(channel, microbatch)
         tile = self.tile(channel.task.target, channel.task.shape)
         name = at(channel.target_name, microbatch)
-        mine = self.pieces(channel)
+        mine = self.pieces(channel, False)
         for k, piece in mine:
             before = piece.receivers.index(self.device)
             if before:
@@ -241,7 +264,7 @@ class _Writer:
         extents = tuple(b - a for a, b in tile)
         type = channel.transfer.value.type.with_shape(extents)
         self.out.append(Allocate(at(channel.target_name, microbatch), type))
-        for k, piece in self.pieces(channel):
+        for k, piece in self.pieces(channel, False):
             if piece.receivers[0] == self.device:
                 self.receive_piece(channel, microbatch, tile, (k, piece), piece.sender)
 
@@ -258,13 +281,30 @@ class _Writer:
             Recv(
                 at(channel.target_name, microbatch), local(piece.region, tile), peer,
                 channel.number, _ticket(channel, k, microbatch, "r"),
-                piece.size * _itemsize(channel),
+                channel.nbytes(piece),
             )
         )  # fmt: skip
 
-    def pieces(self, channel: Channel) -> list[tuple[int, Piece]]:
-        """What this rank receives, with its number."""
-        return [(k, p) for k, p in enumerate(channel.task.pieces) if self.device in p.receivers]
+    def pieces(self, channel: Channel, sends: bool) -> list[tuple[int, Piece]]:
+        """What this rank sends first, or receives, with its number."""
+        key = channel.number, sends
+        if key not in self.mine:
+            self.mine[key] = [
+                (k, p)
+                for k, p in enumerate(channel.task.pieces)
+                if (p.sender == self.device if sends else self.device in p.receivers)
+                and self.stands(channel, k, p)
+            ]
+        return self.mine[key]
+
+    def stands(self, channel: Channel, k: int, piece: Piece) -> bool:
+        """Whether a piece is the first of those that are alike; counts them."""
+        if self.alike is None or len(piece.receivers) > 1:
+            return True
+        name = channel.number, self.alike(channel, piece)
+        first = self.first.setdefault(name, (channel.number, k))
+        self.counts[first] = self.counts.get(first, 0) + 1
+        return first[1] == k
 
     # ----------------------------------------------------------------------- inputs, outputs
     def inputs(self) -> tuple[Placed, ...]:
@@ -316,11 +356,6 @@ class _Writer:
         if len(group) > 1 and (self.device == group[0] or not source):
             target = "" if source else f"result{k}"
             self.out.append(Broadcast(source, target, (), group[0], group, v.type.nbytes))
-
-
-def _itemsize(channel: Channel) -> int:
-    type = channel.transfer.value.type
-    return type.nbytes // max(type.size, 1)
 
 
 def _ticket(channel: Channel, piece: int, microbatch: int | None, side: str) -> str:

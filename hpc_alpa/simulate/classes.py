@@ -22,16 +22,17 @@ from hpc_alpa.lower.channels import Channel
 from hpc_alpa.lower.instantiate import nbytes_of
 from hpc_alpa.lower.lower import Lowering
 from hpc_alpa.lower.messages import piece_of
-from hpc_alpa.lower.program import Broadcast, Recv, Send
+from hpc_alpa.lower.program import Broadcast, Recv, Region, Send
 from hpc_alpa.lower.spmd import Convert
 from hpc_alpa.lower.submesh import Submesh
+from hpc_alpa.reshard.task import Piece
 from hpc_alpa.sharding import index_along
 from hpc_alpa.sharding.conversions import FREE
 from hpc_alpa.simulate.steps import Collective, Prices
 
 Group = tuple[int, ...]
 Hop = tuple[int, int, int]  # channel, piece, receiver
-Piece = tuple[str, int, tuple[int, ...], float]  # send or recv, channel, extents, seconds
+Sort = tuple[str, int, tuple[int, ...], float]  # send or recv, channel, extents, seconds
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,20 @@ class Classes:
     of: Mapping[int, int]
     members: tuple[tuple[int, ...], ...]
     chained: Mapping[Hop, int]
+    prices: Prices
+
+    def alike(self, channel: Channel, piece: Piece) -> Hashable:
+        """Pieces of a transfer with one receiver that start and end together on a rank."""
+        ends = piece.sender, piece.receivers[0]
+        seconds = self.prices.message(channel.nbytes(piece), *ends)
+        return tuple(self.of[r] for r in ends), _extents(piece.region), seconds
 
     def message(self, rank: int, index: int, side: Send | Recv, seconds: float) -> Hashable:
         """All messages between two classes that start and end together."""
         ends = (rank, side.peer) if isinstance(side, Send) else (side.peer, rank)
         piece, microbatch = piece_of(side.ticket)
         which = self.chained.get((side.channel, piece, ends[1]))
-        extents = None if which is not None else tuple(b - a for a, b in side.region)
+        extents = None if which is not None else _extents(side.region)
         classes = tuple(self.of[r] for r in ends)
         return classes, side.channel, microbatch, which, seconds, extents
 
@@ -77,7 +85,7 @@ def classes(lowering: Lowering, prices: Prices) -> Classes:
     members: dict[int, list[int]] = {}
     for r in ranks:
         members.setdefault(colours[r], []).append(r)
-    return Classes(colours, tuple(map(tuple, members.values())), chained)
+    return Classes(colours, tuple(map(tuple, members.values())), chained, prices)
 
 
 @dataclass
@@ -92,7 +100,7 @@ class _Rank:
     """
 
     fixed: list[Hashable] = field(default_factory=list)
-    partners: dict[Piece, list[int]] = field(default_factory=dict)
+    partners: dict[Sort, list[int]] = field(default_factory=dict)
     links: list[int] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
 
@@ -128,16 +136,14 @@ def _note_messages(
     ranks: Mapping[int, _Rank], channel: Channel, prices: Prices, chained: dict[Hop, int]
 ) -> None:
     """Note the pieces of one transfer: their sizes, prices and partners."""
-    type = channel.transfer.value.type
-    itemsize = type.nbytes // max(type.size, 1)
     sent: dict[int, int] = {}
     got: dict[int, int] = {}
     for k, piece in enumerate(channel.task.pieces):
-        nbytes = piece.size * itemsize
-        extents = tuple(b - a for a, b in piece.region)
+        nbytes = channel.nbytes(piece)
+        extents = _extents(piece.region)
         chain = (piece.sender, *piece.receivers)
         for hop, (a, b) in enumerate(zip(chain, chain[1:], strict=False)):
-            seconds = prices.of(prices.cost.point_to_point, nbytes, a, b)
+            seconds = prices.message(nbytes, a, b)
             what = channel.number, extents, seconds
             if len(piece.receivers) == 1:
                 for rank, kind, partner in ((a, "send", b), (b, "recv", a)):
@@ -150,6 +156,10 @@ def _note_messages(
             ranks[b].fixed.append(("recv", *what, *ends, send))
             ranks[a].links.append(b)
             ranks[b].links.append(a)
+
+
+def _extents(region: Region) -> tuple[int, ...]:
+    return tuple(b - a for a, b in region)
 
 
 def _refined(ranks: Mapping[int, _Rank]) -> dict[int, int]:

@@ -16,6 +16,7 @@ from typing import Any
 from hpc_alpa.ir.types import TensorType, numpy_dtype
 from hpc_alpa.lower.effect import shared_input
 from hpc_alpa.lower.liveness import body_touches
+from hpc_alpa.lower.messages import piece_of
 from hpc_alpa.lower.program import (
     AllGather,
     Allocate,
@@ -34,6 +35,7 @@ from hpc_alpa.lower.program import (
     Wait,
     at,
 )
+from hpc_alpa.lower.rank import Counts
 from hpc_alpa.ops.contraction import split_equation
 from hpc_alpa.simulate.layout import Layout
 
@@ -53,7 +55,7 @@ class Memory:
 
 def replay(program: Program) -> Memory:
     """Bytes after every instruction of a checked program, and their peak."""
-    return _Replay(program).memory()
+    return _Replay(program, {}).memory()
 
 
 def peak_bytes(program: Program) -> int:
@@ -61,14 +63,19 @@ def peak_bytes(program: Program) -> int:
     return replay(program).peak
 
 
-def peaks(programs: Sequence[Program]) -> tuple[int, ...]:
-    """`peak_bytes` of each program; ranks that do the same on other tiles are replayed once."""
+def peaks(programs: Sequence[Program], counts: Sequence[Counts] = ()) -> tuple[int, ...]:
+    """`peak_bytes` of each program; ranks that do the same on other tiles are replayed once.
+
+    Args:
+        counts: of each, how many pieces of messages a piece stands for, where not one.
+    """
     found: dict[object, int] = {}
     result = []
-    for p in programs:
-        form = _form(p)
+    for k, p in enumerate(programs):
+        stands = counts[k] if counts else {}
+        form = _form(p), tuple(stands.items())
         if form not in found:
-            found[form] = peak_bytes(p)
+            found[form] = _Replay(p, stands).memory().peak
         result.append(found[form])
     return tuple(result)
 
@@ -163,8 +170,9 @@ def _change(
 
 
 class _Replay:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, counts: Counts) -> None:
         self.program = program
+        self.counts = counts
         self.tiles: dict[str, _Tile] = {}
         self.names: dict[int, int] = {}  # how many names a storage has
         self.nbytes: dict[int, int] = {}
@@ -384,8 +392,10 @@ class _Replay:
     def start(self, i: Send | Recv) -> None:
         tile = self.tiles[i.buffer]
         if not _window(tile.layout, i.region).is_contiguous:
-            self.staged[i.ticket] = i.nbytes
-            self.copies += i.nbytes
+            number = piece_of(i.ticket)[0] if self.counts else 0
+            nbytes = self.counts.get((i.channel, number), 1) * i.nbytes
+            self.staged[i.ticket] = nbytes
+            self.copies += nbytes
 
     def wait(self, i: Wait) -> None:
         self.copies -= self.staged.pop(i.ticket, 0)

@@ -45,14 +45,17 @@ def simulate_plan(
             timeline=timeline,
         )
     found = classes(lowering, prices)
-    programs = {there[0]: lowering.program(there[0]) for there in found.members}
+    thin = {there[0]: lowering.thin(there[0], found.alike) for there in found.members}
+    programs = {r: program for r, (program, _) in thin.items()}
     recorder = Recorder() if timeline else None
     made = clocks.run(programs, found, prices, recorder)
     if not all(c.ended for c in made.values()):
         check(lowering.programs())
         raise AssertionError("the checker passed programs that the simulator cannot finish")
     ends = _ends(lowering, found, made, prices, recorder)
-    bytes_of = dict(zip(programs, peaks(list(programs.values())), strict=True))
+    bytes_of = dict(
+        zip(programs, peaks(list(programs.values()), [c for _, c in thin.values()]), strict=True)
+    )
     leaders = [found.members[found.of[r]][0] for r in lowering.ranks]
     return Simulation(
         Timeline(recorder.finish() if recorder else (), "predicted"),

@@ -12,7 +12,8 @@ class Simulation:
     """A predicted step; tuples but `classes` have one entry per rank, in the programs' order.
 
     Attributes:
-        timeline: what each rank does when; of ranks that do the same, the first stands for all.
+        timeline: what each rank does when; of ranks that do the same, and of pieces of a message
+            that move together, the first stands for all.
         step_seconds: until the last rank has ended.
         peak_bytes: most bytes that the rank holds at once.
         compute_seconds: in which the rank computes, at the pace that its share of the cores gives.

@@ -87,6 +87,13 @@ class Prices:
             self.known[key] = ask(*arguments)
         return self.known[key]
 
+    def message(self, nbytes: int, source: int, target: int) -> float:
+        """Of a message; asked for once for each link."""
+        key = nbytes, self.cost.cluster.link((source, target))
+        if key not in self.known:
+            self.known[key] = self.cost.point_to_point(nbytes, source, target)
+        return self.known[key]
+
     def bodies(self, program: Program) -> dict[str, float]:
         """Seconds of each body of a program."""
         return {
