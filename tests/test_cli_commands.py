@@ -107,7 +107,7 @@ def test_plan_prints_the_plan_and_nothing_runs(
     folder: Path, made: subprocess.CompletedProcess[str]
 ) -> None:
     assert made.returncode == 0, made.stderr
-    assert made.stdout == (folder / "plan.json").read_text()
+    assert Plan.from_json(made.stdout).digest == Plan.load(folder / "plan.json").digest
     plan = Plan.load(folder / "plan.json")
     assert (plan.num_devices, plan.method) == (4, "dp4")
     assert plan.costs[0] == "analytic"
@@ -286,3 +286,39 @@ def test_planning_is_for_one_process(folder: Path, mpiexec: Any) -> None:
     done = mpiexec(2, arguments, check=False)
     assert done.returncode != 0
     assert "planning takes one process" in done.stderr
+
+
+def test_a_model_is_planned_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The JSON is a plan, and says what it promises; the second time nothing is traced."""
+    monkeypatch.setenv("HPC_ALPA_PLANS", str(tmp_path))
+    asked = ["plan", "gpt-350M", "--cluster", "p3.16xlarge:2", "--devices", "2", "--analytic"]
+    asked += ["--method", "tp2", "--num-microbatches", "64", "--recompute", "all"]
+    out = tmp_path / "plan.json"
+    result = CliRunner().invoke(main, [*asked, "--json", "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    seconds = found["planning_seconds"]
+    assert seconds["total"] == pytest.approx(sum(v for k, v in seconds.items() if k != "total"))
+    assert {"trace", "strategies", "simulation"} <= seconds.keys()
+    predicted = found["predicted"]
+    assert predicted["peak_bytes"] == max(predicted["peak_bytes_per_rank"])
+    ratio = predicted["tflops_per_device_with_recomputation"] / predicted["tflops_per_device"]
+    assert 1.2 < ratio < 4 / 3, "a third more, but for the head"
+    [stage] = found["stages"]
+    assert stage["submesh"] == [1, 2] and stage["logical_shape"] == [2]
+    assert stage["layers"][0] == "embedding" and "layer 23" in stage["layers"]
+    assert Plan.from_json(result.stdout).digest == Plan.load(out).digest
+    assert Plan.from_json(result.stdout).predicted["peak_bytes"] == predicted["peak_bytes_per_rank"]
+
+    monkeypatch.delattr("hpc_alpa.cli.paper.trace_step")
+    again = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)
+    assert again["planning_seconds"]["total"] < 1.0 < seconds["total"]
+    assert again["predicted"] == predicted and again["stages"] == found["stages"]
+    text = CliRunner().invoke(main, asked, catch_exceptions=False).stdout
+    assert "embedding, layer 0-23" in text and "recomputed" in text
+
+
+def test_neither_a_model_nor_a_script_is_wrong_use() -> None:
+    for asked in ([], ["gpt-350M", "gpt-760M"]):
+        result = CliRunner().invoke(main, ["plan", *asked, "--cluster", "laptop"])
+        assert result.exit_code == 2 and "MODEL" in result.output

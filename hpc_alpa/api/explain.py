@@ -113,7 +113,8 @@ def _stage(plan: Plan, index: int, rows: Sequence[StageRow]) -> str:
         some = f"rank{'s' * (len(row.ranks) > 1)} {ranks_text(row.ranks)}"
         whom = "each rank" if len(rows) == 1 else some
         done = ", ".join(f"{n} {kind}" for kind, n in row.collectives.items())
-        known = bool(plan.predicted.get("stages")) or row.collectives
+        stored = plan.predicted.get("stages") or [{}]
+        known = row.collectives or "collectives" in stored[0]
         lines.append(_line("per step", f"{whom}: {done or ('no communication' if known else '-')}"))
     busy = max((r.predicted_seconds or 0.0 for r in rows), default=0.0) or None
     nbytes = max((r.predicted_bytes or 0.0 for r in rows), default=0.0) or None

@@ -9,6 +9,7 @@ No rank starts, and no MPI: the script's process stands for all ranks. `hpc-alpa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,6 +26,7 @@ from hpc_alpa.cost import Cost
 from hpc_alpa.errors import HpcAlpaError, PlanError
 from hpc_alpa.plan.plan import Plan
 from hpc_alpa.search import Request, search
+from hpc_alpa.step import StepGraph
 
 T = TypeVar("T")
 
@@ -54,11 +56,20 @@ class Planned(BaseException):
     Attributes:
         cost: what it was priced by.
         request: what the search was asked, or would have been.
+        trace_seconds: that went before.
     """
 
-    def __init__(self, step: Step, plan: Plan, cost: Cost, request: Request) -> None:
+    def __init__(
+        self, step: Step, plan: Plan, cost: Cost, request: Request, trace_seconds: float
+    ) -> None:
         super().__init__("the script's first step is planned")
         self.step, self.plan, self.cost, self.request = step, plan, cost, request
+        self.trace_seconds = trace_seconds
+
+    @cached_property
+    def divided(self) -> StepGraph:
+        """The step as the plan divides it."""
+        return self.plan.divide(self.request.graph, self.request.batch, self.request.renewed)
 
     @cached_property
     def compiled(self) -> Compiled:
@@ -127,15 +138,23 @@ def stop(
     Raises:
         Planned, Failed: always one of them.
     """
+    begin = time.perf_counter()
     try:
-        found = _plan(aim, traced(), cluster, costs, options)
+        step = traced()
+        seconds = time.perf_counter() - begin
+        found = _plan(aim, step, cluster, costs, options, seconds)
     except HpcAlpaError as error:
         raise Failed(error) from error
     raise found
 
 
 def _plan(
-    aim: Target, step: Step, cluster: Cluster | str | Path | None, costs: Any, options: Options
+    aim: Target,
+    step: Step,
+    cluster: Cluster | str | Path | None,
+    costs: Any,
+    options: Options,
+    trace_seconds: float,
 ) -> Planned:
     where = find_cluster(aim.cluster if aim.cluster is not None else cluster, aim.size)
     size = aim.size or (aim.plan.num_devices if aim.plan is not None else None)
@@ -157,4 +176,4 @@ def _plan(
     else:
         plan = aim.plan
         require_fit(plan, step, where, cost, size)
-    return Planned(step, plan, cost, request)
+    return Planned(step, plan, cost, request, trace_seconds)

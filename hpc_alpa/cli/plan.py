@@ -1,12 +1,13 @@
-"""`hpc-alpa plan --script train.py --cluster cluster.toml -- ARGUMENTS`."""
+"""`hpc-alpa plan gpt-39B | --script train.py --cluster cluster.toml -- ARGUMENTS`."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ import click
 
 from hpc_alpa.api.explain import explain
 from hpc_alpa.api.frontier import Frontier, frontier
-from hpc_alpa.api.planning import Target
+from hpc_alpa.api.machine import find_cluster
+from hpc_alpa.api.outlook import facts, operations, outline
+from hpc_alpa.api.planning import Planned, Target
 from hpc_alpa.cli import options
+from hpc_alpa.cli.paper import keep_plan, kept_plan, plan_file, planned_model
 from hpc_alpa.cli.script import planned
+from hpc_alpa.cluster import Cluster
 from hpc_alpa.errors import PlanError
+from hpc_alpa.models import paper_model
 from hpc_alpa.plan.methods import parse_method
 from hpc_alpa.plan.plan import Plan
 from hpc_alpa.report.frontier import frontier_table
@@ -26,6 +32,8 @@ from hpc_alpa.report.tables import show
 from hpc_alpa.report.units import nbytes_text
 from hpc_alpa.schedule import SCHEDULES
 from hpc_alpa.search import Request
+
+MOST_COMPILED = 64  # devices whose programs are written to count what they communicate
 
 
 def _method(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -53,7 +61,8 @@ def _layers(
 
 
 @click.command()
-@options.script
+@click.argument("arguments", nargs=-1, metavar="[MODEL | -- ARGUMENT OF THE SCRIPT ...]")
+@click.option("--script", "path", type=options.READ, help="Training script, in MODEL's place.")
 @options.machine
 @click.option("--devices", type=click.IntRange(min=1), help="Use the cluster's first N devices.")
 @click.option(
@@ -71,7 +80,7 @@ def _layers(
 )
 @options.as_json
 def command(
-    path: Path,
+    path: Path | None,
     arguments: tuple[str, ...],
     cluster: str | None,
     costs: Path | None,
@@ -84,10 +93,11 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Plan the first step of a training script, without running it and without MPI.
+    """Plan a MODEL by its name (gpt-39B), or the first step of a training script.
 
-    The script runs in this process up to the step; what it is given there says what is planned. A
-    cluster without --costs is priced by its description. With --json the plan itself is printed.
+    Nothing runs, and no MPI starts. A script runs in this process up to the step; what it is given
+    there says what is planned. A cluster without --costs is priced by its description. With --json
+    the plan itself is printed, with what it promises.
 
     With --frontier: the fastest plans under falling limits of memory. The plan for the limit that
     is asked for is written, where one fits.
@@ -96,23 +106,84 @@ def command(
     wanted = {name: value for name, value in given.items() if value is not None}
     wanted["known"] = not no_cache
     target = Target(cluster, priced, devices, options=wanted)
+    asked = _Asked.of(path, arguments)
     if along:
-        _frontier(path, arguments, target, points, out, as_json)
+        _frontier(asked, target, points, out, as_json)
         return
-    with _progress():
-        found = planned(path, arguments, target)
-    plan = found.compiled.plan
+    made = _script(asked, target) if path is not None else _model(asked, target, no_cache)
     if out is not None:
-        plan.save(out)
+        made.plan.save(out)
     if as_json:
-        click.echo(plan.to_json(), nl=False)
+        options.print_json(facts(made.plan, made.cluster, made.flops, made.seconds))
     else:
-        click.echo(explain(plan, found.compiled.programs, found.compiled.names))
+        click.echo(made.text)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A plan to be printed: `flops` without and with recomputation, `seconds` by phase."""
+
+    plan: Plan
+    cluster: Cluster
+    flops: tuple[float, float]
+    seconds: Mapping[str, float]
+    text: str
+
+
+def _script(asked: _Asked, target: Target) -> _Made:
+    with _progress():
+        found = asked.planned(target)
+    if found.plan.num_devices <= MOST_COMPILED:
+        plan = found.compiled.plan
+        text = explain(plan, found.compiled.programs, found.compiled.names)
+    else:
+        plan = outline(found.plan, found.step, found.divided)
+        text = explain(plan)
+    seconds = {"trace": found.trace_seconds, **plan.solver.get("phases", {})}
+    return _Made(plan, found.request.cluster, operations(found.divided), seconds, text)
+
+
+def _model(asked: _Asked, target: Target, no_cache: bool) -> _Made:
+    begin = time.perf_counter()
+    model = paper_model(asked.arguments[0])
+    file = plan_file(model.name, target)
+    plan = None if no_cache else kept_plan(file)
+    cluster = find_cluster(target.cluster, target.size)
+    if plan is not None and cluster is not None:
+        click.echo(f"plan known from before: {file}", err=True)
+        plan = replace(plan, solver={**plan.solver, "known": True})
+        seconds: Mapping[str, float] = {"known": time.perf_counter() - begin}
+    else:
+        with _progress():
+            found = asked.planned(target)
+        plan, cluster = outline(found.plan, found.step, found.divided), found.request.cluster
+        keep_plan(plan, file)
+        seconds = {"trace": found.trace_seconds, **plan.solver.get("phases", {})}
+    flops = model.flops(), model.flops(recomputation=True)
+    return _Made(plan, cluster, flops, seconds, explain(plan))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Whose step is planned: that of a script with arguments, or of a model of the paper."""
+
+    path: Path | None
+    arguments: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path | None, arguments: tuple[str, ...]) -> _Asked:
+        if path is None and len(arguments) != 1:
+            raise click.UsageError("whose step is planned? Give one MODEL (gpt-39B), or --script")
+        return cls(path, arguments)
+
+    def planned(self, target: Target) -> Planned:
+        if self.path is not None:
+            return planned(self.path, self.arguments, target)
+        return planned_model(self.arguments[0], target)
 
 
 def _frontier(
-    path: Path,
-    arguments: tuple[str, ...],
+    asked: _Asked,
     target: Target,
     num_points: int,
     out: Path | None,
@@ -126,19 +197,20 @@ def _frontier(
         return made[0].plan
 
     with _progress():
-        found = planned(path, arguments, replace(target, search=search))
+        found = asked.planned(replace(target, search=search))
     [along] = made
     if out is not None:
         frontier_plot(out.with_suffix(".png"), along.points, along.limit)
         if along.fits:
             found.compiled.plan.save(out)
     if as_json:
-        facts = {
-            "limit": along.limit,
-            "fits": along.fits,
-            "points": list(map(asdict, along.points)),
-        }
-        options.print_json(facts)
+        options.print_json(
+            {
+                "limit": along.limit,
+                "fits": along.fits,
+                "points": list(map(asdict, along.points)),
+            }
+        )
     else:
         show(frontier_table(along.points, along.limit))
     if not along.fits:

@@ -149,6 +149,7 @@ class Plan:
         if (version := data.pop("version", None)) != VERSION:
             raise PlanError(f"{where} has version {version}, this library reads {VERSION}")
         try:
+            _without_facts(data)
             stages = tuple(StagePlan(**_tuples(s)) for s in data.pop("stages"))
             return cls(stages=stages, **{k: _keep(k, v) for k, v in data.items()})
         except (KeyError, TypeError) as error:
@@ -179,6 +180,22 @@ def placement(meshes: Iterable[DeviceMesh]) -> tuple[int, ...]:
     """The submesh of each stage: equal meshes are one, numbered as stages first meet them."""
     number: dict[DeviceMesh, int] = {}
     return tuple(number.setdefault(m, len(number)) for m in meshes)
+
+
+# What `hpc-alpa plan --json` says besides the plan itself.
+FACTS = ("bound", "gap", "model", "planning_seconds")
+FACTS_OF_STAGE = ("layers", "logical_shape", "submesh")
+
+
+def _without_facts(data: dict[str, Any]) -> None:
+    for name in FACTS:
+        data.pop(name, None)
+    for stage in data["stages"]:
+        for name in FACTS_OF_STAGE:
+            stage.pop(name, None)
+    predicted = data.get("predicted") or {}
+    if "peak_bytes_per_rank" in predicted:
+        predicted["peak_bytes"] = predicted.pop("peak_bytes_per_rank")
 
 
 def _deep(value: Any) -> Any:

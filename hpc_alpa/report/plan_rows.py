@@ -127,16 +127,19 @@ def stage_rows(
                 tuple(ranks),
                 stage.mesh_shape,
                 names.layers[index] if names is not None else (),
-                main_specs(programs[ranks[0]], names) if names is not None else {},
+                {} if names is None else main_specs(_specs(programs[ranks[0]]), names),
                 dict(found),
             )
             rows.append(_predicted(row, plan))
     return tuple(rows)
 
 
-def main_specs(program: Program, names: Names) -> dict[str, str]:
+def _specs(program: Program) -> dict[int, str]:
+    return {p.position: p.spec for p in program.inputs}
+
+
+def main_specs(specs: Mapping[int, str], names: Names) -> dict[str, str]:
     """Specs of a rank's largest weights; equal ones are one: `layers/*/{down,up}/weight`."""
-    specs = {p.position: p.spec for p in program.inputs}
     held = [(*names.weights[k], specs[k]) for k in names.weights if k in specs]
     by_pattern: dict[str, set[str]] = {}
     for path, _, spec in held:
@@ -205,6 +208,20 @@ def described(plan: Plan, programs: Sequence[Program], names: Names) -> Plan:
     rows = [_to_json(row) for row in stage_rows(plan, programs, names)]
     kept = {"inputs": list(map(list, names.inputs)), "operators": list(map(list, names.operators))}
     return replace(plan, predicted={**plan.predicted, "stages": rows, "names": kept})
+
+
+def outlined(plan: Plan, specs: Sequence[Mapping[int, str]], names: Names) -> Plan:
+    """`described` without programs: what each rank communicates is left out.
+
+    Args:
+        specs: of each stage, position among the step's inputs -> spec.
+    """
+    rows = []
+    for k, stage in enumerate(plan.stages):
+        main = main_specs(specs[k], names)
+        rows.append(StageRow(k, stage.devices, stage.mesh_shape, names.layers[k], main))
+    kept = [{k: v for k, v in _to_json(row).items() if k != "collectives"} for row in rows]
+    return replace(plan, predicted={**plan.predicted, "stages": kept})
 
 
 def stored_rows(plan: Plan) -> tuple[StageRow, ...]:

@@ -17,6 +17,7 @@ from hpc_alpa.search.request import Request
 from hpc_alpa.search.slicing import Slices, slice_stages
 from hpc_alpa.step import BACKWARD, StepGraph, marked_layers, split_batch
 
+MANY = 16  # devices, from which on more numbers of microbatches are tried
 Layers = tuple[int, ...]  # numbers of marked layers
 
 
@@ -119,7 +120,7 @@ def _microbatches(request: Request, method: Method | None) -> list[int]:
         return [divisor(1 if method.stages == 1 else 4 * method.stages)]
     # A pipeline over all devices is 50 to 80 % full with as many microbatches, or twice as many;
     # more of them hold less at once.
-    times = (1, 2) if request.memory is None else (1, 2, 4, 8)
+    times = (1, 2, 4, 8) if request.num_devices < MANY else (1, 2, 4, 8, 16)
     return sorted({1, *(divisor(k * request.num_devices) for k in times)})
 
 

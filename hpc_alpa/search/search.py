@@ -18,9 +18,11 @@ from hpc_alpa.plan.plan import Plan
 from hpc_alpa.plan.solve.options import Clock
 from hpc_alpa.search import stored
 from hpc_alpa.search.candidates import Candidate, Layers, candidates, recomputed, steps
+from hpc_alpa.search.layers import find_layers
 from hpc_alpa.search.request import Request
+from hpc_alpa.search.schedules import rescheduled
 from hpc_alpa.search.scoring import Scored, least_objective, score
-from hpc_alpa.step import StepGraph, recompute
+from hpc_alpa.step import BACKWARD, StepGraph, recompute
 
 log = logging.getLogger(__name__)
 BISECTIONS = 4  # of the number of layers that are recomputed
@@ -47,6 +49,7 @@ def _search(request: Request) -> Plan:
     clock.lap("microbatches")
     tried.all_of(divided)
     tried.fewer_layers()
+    tried.other_schedules(divided)
     if tried.best is None:
         raise _reason(tried.failures, request)
     plan, seconds = tried.best.plan, tried.best.seconds
@@ -75,6 +78,7 @@ class _Tried:
         self.done: dict[Candidate, Scored | None] = {}
         self.failures: list[HpcAlpaError] = []
         self.best: Scored | None = None
+        self.best_candidate: Candidate | None = None
         self.best_again: tuple[float, StepGraph, Candidate] | None = None
 
     def all_of(self, divided: Sequence[StepGraph]) -> None:
@@ -113,7 +117,7 @@ class _Tried:
             return
         short = self.plan(step, candidate)
         _, perhaps = recomputed(self.request, self.method, step)
-        if perhaps and short:
+        if perhaps and short and len(candidate.meshes) == 1:
             layers = perhaps[: self.most_layers(step, candidate, perhaps)]
             if layers:
                 self.again(step, replace(candidate, recompute=layers))
@@ -167,6 +171,22 @@ class _Tried:
             else:
                 fewest = count
 
+    def other_schedules(self, divided: Sequence[StepGraph]) -> None:
+        """The best pipeline under other schedules, where the choice of one is the search's."""
+        found = self.best_candidate
+        if self.request.schedule != "auto" or self.method is not None or found is None:
+            return
+        if len(found.meshes) == 1 or not self.trains:
+            return
+        [step] = [s for s in divided if s.num_microbatches == found.num_microbatches]
+        layers = find_layers(step, self.request.cost, self.request.layers)
+        for candidate in rescheduled(found, layers):
+            self.plan(step, candidate)
+
+    @property
+    def trains(self) -> bool:
+        return any(e.phase == BACKWARD for e in self.request.graph.eqns)
+
     def again(self, step: StepGraph, candidate: Candidate) -> None:
         """Plan a candidate that makes layers again."""
         self.plan(step, candidate)
@@ -193,7 +213,7 @@ class _Tried:
         log.info("candidate %s: %.6f s", candidate, found.seconds)
         self.done[candidate] = found
         if self.best is None or found.seconds < self.best.seconds * (1 - 1e-9):
-            self.best = found
+            self.best, self.best_candidate = found, candidate
         return found.binds
 
 
