@@ -70,6 +70,55 @@ def test_a_slow_stage_sets_the_pace() -> None:
     assert got.step_seconds == close((1 + 6 * 3) + (6 * 5 + 2))
 
 
+def stages_and_link(rng: random.Random) -> tuple[list[float], list[float], int, float]:
+    """Seconds of forward and of backward of each stage, microbatches, seconds of a message."""
+    count = rng.randint(1, 5)
+    forward, backward = ([rng.randint(1, 9) / 2 for _ in range(count)] for _ in "fb")
+    return forward, backward, rng.randint(1, 10), rng.choice([0.0, 0.5, 2.0])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_gpipe_of_unequal_stages_with_links(seed: int) -> None:
+    """Two flow shops of equal jobs: each stage once, and the slowest B - 1 times more.
+
+    A stage asks for what it needs when it is free, so its message is part of its work.
+    """
+    f, b, slots, c = stages_and_link(random.Random(seed))
+    got = simulate(pipeline(len(f), slots, "gpipe", f, b), unit_cost(link=Link("wire", c, 0.0)))
+    there = [x + c * (s > 0) for s, x in enumerate(f)]
+    back = [x + c * (s < len(b) - 1) for s, x in enumerate(b)]
+    expected = sum(sum(times) + (slots - 1) * max(times) for times in (there, back))
+    assert got.step_seconds == close(expected)
+    idle = 1 - slots * (sum(f) + sum(b)) / (len(f) * expected)
+    assert got.bubble + got.communication == close(idle)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_1f1b_of_unequal_stages(seed: int) -> None:
+    """No stage starts before the first microbatch is there; T (Alpa, Sec. 5.2) is an upper bound.
+
+    Where the last stage is the slowest, both are the same.
+    """
+    f, b, slots, _ = stages_and_link(random.Random(seed))
+    both = [x + y for x, y in zip(f, b, strict=True)]
+    got = simulate(pipeline(len(f), slots, "1f1b", f, b), unit_cost()).step_seconds
+    least = max(sum(both[:s]) + slots * t for s, t in enumerate(both))
+    assert least - 1e-9 <= got <= sum(both) + (slots - 1) * max(both) + 1e-9
+    if both[-1] == max(both) and f[-1] == max(f) and b[-1] == max(b):
+        assert got == close(sum(both) + (slots - 1) * max(both))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_1f1b_of_a_slow_last_stage_with_links(seed: int) -> None:
+    """The last stage waits for each of its messages; the others are faster, theirs included."""
+    f, b, slots, c = stages_and_link(random.Random(seed))
+    f[-1], b[-1] = max(f) + 2 * c, max(b) + 2 * c
+    got = simulate(pipeline(len(f), slots, "1f1b", f, b), unit_cost(link=Link("wire", c, 0.0)))
+    hops = len(f) - 1
+    pace = f[-1] + b[-1] + (c if hops else 0.0)
+    assert got.step_seconds == close(sum(f) + sum(b) + 2 * hops * c + (slots - 1) * pace)
+
+
 def test_messages_that_are_not_hidden() -> None:
     """A stage asks for a microbatch when it needs it: each costs its transfer, B times each way."""
     c, b = 0.5, 5
