@@ -495,7 +495,7 @@ def _harmless(i: object) -> bool:
 
 
 # ------------------------------------------------------------------------- mutations of real steps
-PIPELINE = ("mlp", "dp2pp2", 4, 4, "1f1b", "broadcast")
+PIPELINE = ("mlp", "tp2pp2", 4, 4, "1f1b", "broadcast")
 REAL = [PIPELINE, ("mlp", "tp2pp2", 4, 2, "gpipe", "send_recv"), ("mlp", "dp2tp2", 4, 2)]
 
 
@@ -554,16 +554,16 @@ def test_lowered_swapped_receives() -> None:
 
 
 def test_lowered_cycle_of_sends() -> None:
-    """1F1B sends both ways at once: waiting behind each send locks the stages."""
+    """1F1B sends both ways at once: receives that start late and waits behind each send lock it."""
     programs: list[Program] = list(lowered(*PIPELINE).programs)
     for p in list(programs):
         instructions = list(p.instructions)
-        for k in [k for k, i in enumerate(instructions) if isinstance(i, Send)]:
-            i = p.instructions[k]
-            assert isinstance(i, Send)
-            wait = Wait(i.ticket)
-            instructions.remove(wait)
-            instructions.insert(instructions.index(i) + 1, wait)
+        for i in p.instructions:
+            if isinstance(i, (Send, Recv)):
+                wait = Wait(i.ticket)
+                moved, behind = (wait, i) if isinstance(i, Send) else (i, wait)
+                instructions.remove(moved)
+                instructions.insert(instructions.index(behind) + isinstance(i, Send), moved)
         programs[p.rank] = replace(p, instructions=tuple(instructions))
     text = refused(programs, "programs deadlock: rank 0 waits at", "send", "to start", "recv")
     assert "in a circle" in text and "rank 3 waits" in text

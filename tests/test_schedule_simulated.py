@@ -90,6 +90,20 @@ def test_the_order_of_schedules() -> None:
     assert bubble("zb_v") < 0.8 * bubble("zb_h1") < 0.8 * 0.65 * bubble("1f1b")
 
 
+def test_messages_come_while_a_rank_computes() -> None:
+    """What an action receives is started an action ahead; eager 1F1B leaves a tick for it."""
+    tick = max(seconds_of(programs("1f1b")[1]).values()) / 2  # about a forward pass
+    cost = unit_cost(devices=P, link=Link("wire", 0.6 * tick, 0.0))
+    took = {name: simulate(programs(name), cost).step_seconds for name in TRAINING}
+    # Of GPipe and of eager 1F1B little but the way through the pipeline and back is not hidden.
+    there_and_back = 2 * (P - 1) * 0.6 * tick
+    for name in ("gpipe", "eager_1f1b"):
+        assert there_and_back <= took[name] - simulated(name).step_seconds < 1.4 * there_and_back
+    assert took["eager_1f1b"] < 0.95 * took["1f1b"]
+    for name in ("interleaved_1f1b", "zb_h1", "zb_v"):
+        assert took[name] < 0.95 * took["1f1b"]
+
+
 def test_zb_h1_takes_less_time_at_equal_memory() -> None:
     """As many activations in flight; the weight half keeps a gradient beside each of its own."""
     peaks = {name: max(simulated(name).peak_bytes) for name in TRAINING}

@@ -2,8 +2,10 @@
 
 A send is waited for before the first action that starts later than the receiver's action, by the
 clock of the schedule (one tick an action): by then its receive stands in the receiver's program, so
-that nobody waits in a circle. Receives start in the order of the sends, which NCCL needs: one that
-is taken out of turn is started with those before it, and the others wait for their own action.
+that nobody waits in a circle. What an action receives is started with the action before it, so that
+it comes while that one computes: one more microbatch's messages are held for it. Receives start in
+the order of the sends, which NCCL needs: one that is taken out of turn is started with those before
+it, and each is waited for where it is read.
 """
 
 from __future__ import annotations
@@ -107,13 +109,18 @@ class _Writer:
         return self.submesh.mesh
 
     def program(self) -> Program:
-        once, looped = self.submesh.once, self.submesh.looped
-        self.run("prepare", -math.inf, PREPARE, once[PREPARE])
-        for a in self.row:
+        self.begin("prepare", -math.inf)
+        self.run(PREPARE, self.submesh.once[PREPARE], None)
+        for a, following in zip(self.row, [*self.row[1:], None], strict=True):
+            self.begin(str(a), self.traffic.clock.starts[a])
+            self.start_receives(a)
+            if following is not None:
+                self.start_receives(following)
             phase = PHASE_OF[a.kind]
             name = phase if len(self.submesh.codes) == 1 else f"s{a.stage}.{phase}"
-            self.run(str(a), self.traffic.clock.starts[a], name, looped[a.stage, phase], a)
-        self.run("apply", math.inf, APPLY, once[APPLY])
+            self.run(name, self.items(a), a.microbatch)
+        self.begin("apply", math.inf)
+        self.run(APPLY, self.submesh.once[APPLY], None)
         self.finish_sends(None)
         outputs = self.outputs()
         inputs = self.inputs()
@@ -135,22 +142,24 @@ class _Writer:
         )
 
     # ------------------------------------------------------------------------------- actions
-    def run(
-        self,
-        label: str,
-        tick: float,
-        name: str,
-        items: Sequence[Item],
-        action: Action | None = None,
-    ) -> None:
+    def begin(self, label: str, tick: float) -> None:
+        """Mark where an action begins, or a phase that runs once; wait for what was sent long ago.
+
+        Args:
+            tick: when it starts.
+        """
+        self.marks.append((len(self.out), label))
+        self.finish_sends(tick)
+
+    def items(self, action: Action) -> Sequence[Item]:
+        return self.submesh.looped[action.stage, PHASE_OF[action.kind]]
+
+    def run(self, name: str, items: Sequence[Item], microbatch: int | None) -> None:
         """Write what one action does, or a phase that runs once.
 
         Args:
             name: of its bodies, the same for all microbatches.
         """
-        microbatch = None if action is None else action.microbatch
-        self.marks.append((len(self.out), label))
-        self.finish_sends(tick)
         for part in self.parts(name, items):
             if isinstance(part, Body):
                 self.out.append(Run(part.name, microbatch))
@@ -248,6 +257,12 @@ class _Writer:
             if after < len(piece.receivers):
                 # A broadcast is a chain: what has come in goes on to the next receiver.
                 self.send_piece(channel, microbatch, name, tile, (k, piece), after)
+
+    def start_receives(self, action: Action) -> None:
+        """Start all that an action receives."""
+        for item in self.items(action):
+            if isinstance(item, Exchange) and not item.sends:
+                self.start_up_to(self.traffic.channels[item.transfer], action.microbatch)
 
     def start_up_to(self, channel: Channel, microbatch: int | None) -> None:
         """Start a message's receives, after those of all that its sender sends before it."""
