@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from hpc_alpa.pytree import flatten
 from hpc_alpa.trace import Traced, trace
 
 PUBLISHED = Path(__file__).parent / "data" / "alpa_end_to_end.csv"
+GPT = paper_model("gpt-350M", batch=3)
 FAMILY = {"gpt": "gpt", "wresnet": "wide-resnet"}
 
 
+@functools.cache
 def step_of(model: PaperModel) -> Traced:
     return trace(model.train_step, model.example(), ("state", "batch"))
 
@@ -60,7 +63,7 @@ def test_published_rates_times_seconds(name: str, gpus: int, operations: float) 
 
 @pytest.mark.parametrize("recomputation", [False, True])
 def test_a_graph_counts_what_the_formula_says(recomputation: bool) -> None:
-    model = paper_model("gpt-350M", batch=3)
+    model = GPT
     counted = flops.counted(step_of(model).graph, recomputation)
     assert counted == pytest.approx(model.flops(recomputation), rel=1e-12)
 

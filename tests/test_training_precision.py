@@ -190,8 +190,10 @@ def moved_bytes(program: Program) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("name", "method", "slots"),
     [
-        ("gpt-float16", "dp2tp2", 2), ("gpt-float16", "zero3", 1), ("gpt-bfloat16", "dp2", 2),
-        ("gpt-bfloat16", "tp2pp2", 2), ("gpt-float16-tied", "dp2pp2", 2),
+        ("gpt-float16", "dp2tp2", 2), ("gpt-bfloat16", "tp2pp2", 2),
+        ("gpt-float16-tied", "dp2pp2", 2),
+        pytest.param("gpt-float16", "zero3", 1, marks=pytest.mark.slow),
+        pytest.param("gpt-bfloat16", "dp2", 2, marks=pytest.mark.slow),
         pytest.param("gpt-float16", "pp2", 4, marks=pytest.mark.slow),
         pytest.param("gpt-bfloat16", "auto", 2, marks=pytest.mark.slow),
     ],
