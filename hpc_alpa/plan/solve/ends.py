@@ -88,7 +88,8 @@ class Interior:
             raise InfeasibleError("every combination of choices needs a forbidden conversion")
         best = self.reduced.expand(complete(small, choices[: len(small.costs)].tolist()))
         _, above = messages.bound()
-        of = dict(zip(chains.left, np.split(above, messages.start[1:-1]), strict=True))
+        pieces = np.split(above, messages.start[1:])[:-1]  # none where all was eliminated
+        of = dict(zip(chains.left, pieces, strict=True))
         messages.apply()
         sizes = [len(small.costs[v]) for v in self.kept]
         proven = np.full(sizes, bound)
