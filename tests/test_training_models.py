@@ -24,8 +24,8 @@ FAST = [
     ("wide-resnet", "auto", 1), ("wide-resnet", "zero1", 1), ("wide-resnet", "dp2pp2", 1),
 ]  # fmt: skip
 SLOW = [
-    ("bert", "dp4", 4), ("bert", "tp4", 2), ("bert", "dp2tp2", 1), ("bert", "zero1", 1), ("bert", "zero2", 2),
-    ("bert", "zero3", 2), ("bert", "shard_largest", 1), ("bert", "dp2pp2", 2),
+    ("bert", "dp4", 4), ("bert", "tp4", 2), ("bert", "dp2tp2", 1), ("bert", "zero1", 1),
+    ("bert", "zero2", 2), ("bert", "zero3", 2), ("bert", "shard_largest", 1), ("bert", "dp2pp2", 2),
     ("moe", "dp4", 2), ("moe", "tp4", 1), ("moe", "zero1", 1), ("moe", "zero2", 2),
     ("moe", "shard_largest", 1), ("moe", "pp2", 4), ("moe", "dp2pp2", 2),
     ("wide-resnet", "dp4", 1), ("wide-resnet", "tp4", 1), ("wide-resnet", "dp2tp2", 1),
