@@ -44,9 +44,18 @@ class Scored:
 
 
 def score(
-    request: Request, method: Method | None, step: StepGraph, candidate: Candidate, clock: Clock
+    request: Request,
+    method: Method | None,
+    step: StepGraph,
+    candidate: Candidate,
+    clock: Clock,
+    options: Options,
 ) -> Scored:
-    """Plan the stages; when the simulator finds more bytes than fit, plan them tighter."""
+    """Plan the stages; when the simulator finds more bytes than fit, plan them tighter.
+
+    Args:
+        options: of each stage's choice program.
+    """
     limit = request.memory_limit
     allowed = limit
     least = math.inf
@@ -55,7 +64,7 @@ def score(
     for _ in range(TRIES):
         programs = list(stage_programs(request, step, candidate, allowed, method, stages))
         try:
-            made = _solved(request, candidate, programs)
+            made = _solved(request, candidate, programs, options)
         except InfeasibleError:
             if math.isinf(least):
                 raise
@@ -93,7 +102,7 @@ class _Made:
 
 
 def _solved(
-    request: Request, candidate: Candidate, programs: Sequence[IntraOp]
+    request: Request, candidate: Candidate, programs: Sequence[IntraOp], options: Options
 ) -> tuple[_Made, ...]:
     """Every stage's strategies.
 
@@ -111,7 +120,7 @@ def _solved(
             devices = program.pricing.mesh.devices
             made[k] = replace(like, stage=replace(like.stage, devices=devices))
             continue
-        solution = program.solve(Options(seconds=request.seconds), request.solutions)
+        solution = program.solve(options, request.solutions)
         stage = program.decode(solution, axes)
         made[k] = _Made(stage, solution, program.held_bytes(solution), program.in_flight)
         known[key] = made[k]

@@ -15,7 +15,7 @@ from dataclasses import replace
 from hpc_alpa.errors import HpcAlpaError, InfeasibleError, PlanError
 from hpc_alpa.plan.methods import Method, parse_method
 from hpc_alpa.plan.plan import Plan
-from hpc_alpa.plan.solve.options import Clock
+from hpc_alpa.plan.solve.options import Clock, Options
 from hpc_alpa.search import stored
 from hpc_alpa.search.candidates import Candidate, Layers, candidates, recomputed, steps
 from hpc_alpa.search.layers import find_layers
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 BISECTIONS = 4  # of the number of layers that are recomputed
 SHARE = 0.25  # of the time for a choice program, to find the number with: a plan is in hand
 MOST_PLANNED = 12  # candidates whose seconds were estimated
+LARGE = 3_000  # equations of a step, from which on candidates are planned roughly
+COARSE_GAP, COARSE_SECONDS = 5e-3, 10.0
 MOST_GAINED = 0.75  # of a step's seconds is left, were nothing recomputed
 
 
@@ -50,6 +52,7 @@ def _search(request: Request) -> Plan:
     tried.all_of(divided)
     tried.fewer_layers()
     tried.other_schedules(divided)
+    tried.certify(divided)
     if tried.best is None:
         raise _reason(tried.failures, request)
     plan, seconds = tried.best.plan, tried.best.seconds
@@ -164,7 +167,7 @@ class _Tried:
                 return
             count = (fewest + enough) // 2
             less = replace(candidate, recompute=candidate.recompute[:count])
-            self.plan(step, less, self.request.seconds * SHARE)
+            self.plan(step, less, SHARE)
             found = self.done[less]
             if found is not None and found.seconds <= seconds:
                 enough, seconds = count, found.seconds
@@ -183,6 +186,18 @@ class _Tried:
         for candidate in rescheduled(found, layers):
             self.plan(step, candidate)
 
+    def certify(self, divided: Sequence[StepGraph]) -> None:
+        """The best plan again, with a narrow gap, where the candidates had a wide one."""
+        found = self.best_candidate
+        if found is not None and self.large:
+            [step] = [s for s in divided if s.num_microbatches == found.num_microbatches]
+            self.plan(step, found, coarse=False)
+
+    @property
+    def large(self) -> bool:
+        """Whether candidates are planned roughly, and only the best one to its end."""
+        return len(self.request.graph.eqns) > LARGE and self.method is None
+
     @property
     def trains(self) -> bool:
         return any(e.phase == BACKWARD for e in self.request.graph.eqns)
@@ -194,18 +209,23 @@ class _Tried:
         if found is not None and (self.best_again is None or found.seconds < self.best_again[0]):
             self.best_again = found.seconds, step, candidate
 
-    def plan(self, step: StepGraph, candidate: Candidate, seconds: float | None = None) -> bool:
+    def plan(
+        self, step: StepGraph, candidate: Candidate, share: float = 1.0, coarse: bool = True
+    ) -> bool:
         """Plan a candidate; whether more memory would have helped.
 
         Args:
             step: with nothing recomputed.
-            seconds: for each of its choice programs; None takes the request's.
+            share: of the request's seconds, for each of its choice programs.
+            coarse: whether a wide gap will do where the step is large.
         """
-        request = self.request if seconds is None else replace(self.request, seconds=seconds)
+        options = Options(seconds=share * self.request.seconds)
+        if coarse and self.large:
+            options = Options(COARSE_GAP, seconds=min(options.seconds, COARSE_SECONDS))
         self.done[candidate] = None
         try:
             again = recompute(step, candidate.recompute, candidate.cuts)
-            found = score(request, self.method, again, candidate, self.clock)
+            found = score(self.request, self.method, again, candidate, self.clock, options)
         except HpcAlpaError as error:
             log.info("candidate %s: %s", candidate, error)
             self.failures.append(error)

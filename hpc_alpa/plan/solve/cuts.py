@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 from hpc_alpa.plan.solve.problem import FloatArray
 
 _FIRST_MOST = 0.01  # of the first objective: the price of a whole limit, before more is tried
-_RISE = 3.0
+_RISE = 5.0
 _LEAST = 1e-5  # of the objectives: what costs next to nothing is decided by its bytes
 
 

@@ -38,7 +38,7 @@ from hpc_alpa.plan.solve.solution import Solution
 log = logging.getLogger(__name__)
 _ROUNDS, _GRACE = 60, 12  # the second: after the time, while nothing fits
 _CONVERGED = 0.02  # of the gap: what the dual may still rise by when its search ends
-_PRICED_GAP = 1e-6  # of each priced program
+_PRICED_GAP, _PRICED_SHARE = 1e-6, 0.3  # of each priced program; of the gap that is asked for
 _PATIENCE = 3  # rounds before the fewest bytes are looked for
 _JOINED = 6  # of the last ones seen, with a new best
 _MIXED = 3  # of those that fit, and of those that are cheaper
@@ -72,6 +72,7 @@ class Dual:
     _cuts: Cuts = field(default_factory=Cuts)
     _reduced: Reduced | None = None
     _block: IntArray | None = None
+    _priced_gap: float = _PRICED_GAP
     _prices: FloatArray = field(default_factory=lambda: np.empty(0))  # at the bound
 
     def search(self, first: Solution, relative_gap: float, clock: Clock) -> None:
@@ -84,6 +85,7 @@ class Dual:
             InfeasibleError: nothing fits.
         """
         self.bound = first.bound
+        self._priced_gap = max(_PRICED_GAP, _PRICED_SHARE * relative_gap)
         self._offer(first.assignment)
         self._raise(relative_gap, clock)
         self._push(relative_gap, clock)
@@ -192,7 +194,7 @@ class Dual:
         small = reduced.problem
         seconds = max(_LEAST_SECONDS, min(_MOST_SECONDS, _SHARE * clock.left))
         try:
-            found = self.solve_free(priced(small, per_byte), _PRICED_GAP, seconds)
+            found = self.solve_free(priced(small, per_byte), self._priced_gap, seconds)
         except PlanError as error:
             log.info("nothing is known at these prices: %s", error)
             return -math.inf
