@@ -25,7 +25,7 @@ from hpc_alpa.models import MLPConfig, mlp, optimizers
 from hpc_alpa.runtime import executor
 
 MICROBATCHES, LAYERS, WIDTH = 8, 8, 32
-FORWARD_SECONDS = 0.01  # of a rank's layers, for one microbatch
+FORWARD_SECONDS = 0.02  # of a rank's layers, for one microbatch
 REPEATS = 2
 
 
