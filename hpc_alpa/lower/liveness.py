@@ -26,6 +26,8 @@ from hpc_alpa.lower.program import (
 from hpc_alpa.step import APPLY, PREPARE
 
 Names = tuple[str, ...]
+# Microbatch, or None -> a body's name of a buffer -> the last instruction that touches it.
+Last = dict[int | None, dict[str, int]]
 
 # What an instruction touches: (buffers read, buffers written). A run's follow from its body.
 TOUCHES: dict[type, Callable[[Any], tuple[Names, Names]]] = {  # alphabetical
@@ -95,34 +97,36 @@ def place_frees(
     }
     # A body runs once a microbatch: what it only needs itself is left out before, not every time.
     local = {name: {n for k in body.kernels for n in k.frees} for name, body in inside.items()}
-    outside = {
-        name: tuple(n for names in touched[name] for n in names if n not in local[name])
-        for name in bodies
-    }
-    last: dict[str, int] = {}
+    outside = {name: _apart(touched[name], local[name]) for name in bodies}
+    last: Last = {None: {}}
     under_way: dict[str, str] = {}
     for k, i in enumerate(instructions):
         if isinstance(i, Run):
-            for n in outside[i.body]:
-                last[at(n, i.microbatch)] = k
+            fixed, each = outside[i.body]
+            last[None].update(dict.fromkeys(fixed, k))
+            if each:
+                last.setdefault(i.microbatch, {}).update(dict.fromkeys(each, k))
             continue
+        there: Names = tuple(n for part in TOUCHES[type(i)](i) for n in part)
         if isinstance(i, (Send, Recv)):
             under_way[i.ticket] = i.buffer
         elif isinstance(i, Wait):
-            last[under_way[i.ticket]] = k
-        for names in TOUCHES[type(i)](i):
-            for n in names:
-                last[n] = k
-    taken = _last_touched_inside(instructions, {n: k for n, k in last.items() if n not in kept})
+            there = (under_way[i.ticket],)
+        for n in there:
+            last.setdefault(_microbatch(n), {})[_formal(n)] = k
+    unread = tuple(n for n in given if n not in last[None] and n not in kept)
+    for n in kept:
+        last.get(_microbatch(n), {}).pop(_formal(n), None)
+    taken = _last_touched_inside(instructions, last)
     inside = {
         name: _with_frees(b, taken[name]) if name in taken else b for name, b in inside.items()
     }
     at_end: dict[int, list[str]] = {}
-    for n, k in last.items():
-        i = instructions[k]
-        if n not in kept and not (isinstance(i, Run) and _formal(n) in taken.get(i.body, ())):
-            at_end.setdefault(k, []).append(n)
-    unread = tuple(n for n in given if n not in last and n not in kept)
+    for m, found in last.items():
+        for n, k in found.items():
+            i = instructions[k]
+            if not (isinstance(i, Run) and n in taken.get(i.body, ())):
+                at_end.setdefault(k, []).append(at(n, m))
     out: list[Instruction] = [Free(unread)] if unread else []
     moved: dict[int, int] = {}
     for k, i in enumerate(instructions):
@@ -132,6 +136,18 @@ def place_frees(
             out.append(Free(tuple(at_end[k])))
     moved[len(instructions)] = len(out)
     return inside, tuple(out), tuple((moved[k], label) for k, label in marks)
+
+
+def _apart(touched: tuple[Names, Names], local: set[str]) -> tuple[Names, Names]:
+    """Names that are not local: the same in all microbatches, and with one in each."""
+    names = dict.fromkeys(n for part in touched for n in part if n not in local)
+    fixed = tuple(n for n in names if not n.endswith("@"))
+    return fixed, tuple(n for n in names if n.endswith("@"))
+
+
+def _microbatch(name: str) -> int | None:
+    """The microbatch that a buffer's name ends with."""
+    return int(name[name.index("@") + 1 :]) if "@" in name else None
 
 
 def _formal(name: str) -> str:
@@ -153,27 +169,23 @@ def _free_inside(body: Body, names: set[str]) -> Body:
     return _freed_at(body, last)
 
 
-def _last_touched_inside(
-    instructions: Sequence[Instruction], last: Mapping[str, int]
-) -> dict[str, set[str]]:
+def _last_touched_inside(instructions: Sequence[Instruction], last: Last) -> dict[str, set[str]]:
     """For each body, its names of buffers from elsewhere that nothing touches after it.
 
     A body is one text for all microbatches, so this must hold in each of them.
-
-    Args:
-        last: the last instruction that touches each buffer.
     """
     runs = Counter(i.body for i in instructions if isinstance(i, Run))
+    of = [i.body if isinstance(i, Run) else "" for i in instructions]
     owners: dict[str, set[str]] = {}
-    for n, k in last.items():
-        i = instructions[k]
-        owners.setdefault(_formal(n), set()).add(i.body if isinstance(i, Run) else "")
-    found: dict[str, set[str]] = {}
+    for found in last.values():
+        for n, k in found.items():
+            owners.setdefault(n, set()).add(of[k])
+    result: dict[str, set[str]] = {}
     for n, bodies in owners.items():
         [owner, *others] = bodies
         if owner and not others and (n.endswith("@") or runs[owner] == 1):
-            found.setdefault(owner, set()).add(n)
-    return found
+            result.setdefault(owner, set()).add(n)
+    return result
 
 
 def _with_frees(body: Body, names: set[str]) -> Body:
