@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpc_alpa.api.arguments import Arguments
+from hpc_alpa.api.compile import Options, request_of, trace_step
+from hpc_alpa.cost import AnalyticCost
 from hpc_alpa.errors import DataError, TracingError
 from hpc_alpa.models import SGD, AdamW, Optimizer, WideResNetConfig, adamw, sgd, wide_resnet
 from hpc_alpa.models.optimizers import num_parameters
 from hpc_alpa.pytree import flatten, tree_map
+from hpc_alpa.search import Request
+from hpc_alpa.search.candidates import steps
 from hpc_alpa.step import NeedsMicrobatches
 from hpc_alpa.trace import value_and_grad
+from tests.helpers.equality import cluster
 from tests.helpers.training import (
     require_gradient,
     require_parallel_equals_one_rank,
@@ -152,6 +158,28 @@ def test_a_norm_of_some_rows_allows_microbatches(method: str, slots: int) -> Non
             method,
             num_microbatches=8,
         )
+
+
+def test_a_search_tries_the_microbatches_that_norms_allow() -> None:
+    """80 images in runs of 8, 8 devices: never 8 microbatches of 10 images."""
+    devices = cluster(8)
+
+    def asked(norm_rows: int | None) -> Request:
+        config = replace(TINY, norm_rows=norm_rows)
+        given = Arguments.of(wide_resnet.init(config, NESTEROV)(0), images(config, 80))
+        made = trace_step(
+            wide_resnet.train_step(config, NESTEROV), given.examples(), len(given.parts[0]),
+            given.trees[0], False,
+        )  # fmt: skip
+        return request_of(made, devices, AnalyticCost(devices), 8, Options())
+
+    assert [s.num_microbatches for s in steps(asked(8), None)] == [1, 5, 10]
+    with pytest.raises(NeedsMicrobatches):
+        steps(asked(None), None)
+    one = replace(asked(None), num_microbatches=1)
+    assert [s.num_microbatches for s in steps(one, None)] == [1]
+    with pytest.raises(NeedsMicrobatches):
+        steps(replace(asked(8), num_microbatches=8), None)
 
 
 def test_evaluation_takes_the_moving_averages() -> None:

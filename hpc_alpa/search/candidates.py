@@ -15,7 +15,13 @@ from hpc_alpa.search.layers import find_layers
 from hpc_alpa.search.pins import pinned
 from hpc_alpa.search.request import Request
 from hpc_alpa.search.slicing import Slices, slice_stages
-from hpc_alpa.step import BACKWARD, StepGraph, marked_layers, split_batch
+from hpc_alpa.step import (
+    BACKWARD,
+    NeedsMicrobatches,
+    StepGraph,
+    marked_layers,
+    split_batch,
+)
 
 MANY = 16  # devices, from which on more numbers of microbatches are tried
 Layers = tuple[int, ...]  # numbers of marked layers
@@ -53,11 +59,27 @@ def steps(request: Request, method: Method | None) -> tuple[StepGraph, ...]:
     """The step in each number of microbatches to try, nothing recomputed.
 
     All at once: where their number is part of the model's meaning, this raises before the search.
+    Where the model allows some numbers (its norms are of runs of rows), the next smaller one is
+    tried in the place of another.
+
+    Raises:
+        NeedsMicrobatches: the model allows none but one microbatch.
     """
-    return tuple(
-        split_batch(request.graph, request.batch, n, request.renewed)
-        for n in _microbatches(request, method)
-    )
+    made: dict[int, StepGraph] = {}
+    refused: NeedsMicrobatches | None = None
+    for most in _microbatches(request, method):
+        fewer = (n for n in range(most, 0, -1) if _rows(request) % n == 0)
+        for n in fewer if request.num_microbatches is None else (most,):
+            if n in made:
+                break
+            try:
+                made[n] = split_batch(request.graph, request.batch, n, request.renewed)
+                break
+            except NeedsMicrobatches as error:
+                refused = error
+    if refused is not None and not made.keys() - {1}:
+        raise refused
+    return tuple(made[n] for n in sorted(made))
 
 
 def candidates(
@@ -103,11 +125,16 @@ def recomputed(request: Request, method: Method | None, step: StepGraph) -> tupl
     return (), ()
 
 
+def _rows(request: Request) -> int:
+    """Rows of the whole batch."""
+    return min((v.type.shape[0] for v in request.batch if v.type.shape), default=1)
+
+
 def _microbatches(request: Request, method: Method | None) -> list[int]:
     """The numbers of microbatches to try, rising."""
     if request.num_microbatches is not None:
         return [request.num_microbatches]
-    rows = min((v.type.shape[0] for v in request.batch if v.type.shape), default=1)
+    rows = _rows(request)
 
     def divisor(most: int) -> int:
         """The largest number of microbatches that the batch divides into, up to `most`."""
