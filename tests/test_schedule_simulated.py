@@ -10,6 +10,7 @@ import pytest
 from hpc_alpa.api.compile import Options, make_plan, trace_step
 from hpc_alpa.cluster import Link
 from hpc_alpa.lower import Program, lower
+from hpc_alpa.lower.check import check
 from hpc_alpa.lower.program import Run
 from hpc_alpa.models import MLPConfig, mlp, optimizers
 from hpc_alpa.pytree import flatten
@@ -23,15 +24,15 @@ TRAINING = [name for name, family in SCHEDULES.items() if family.trains]
 
 
 @functools.cache
-def programs(schedule: str) -> tuple[Program, ...]:
-    """Eight equal layers of an MLP on four devices, one after the other."""
-    config, optimizer = MLPConfig(8, 32), optimizers.sgd()
+def programs(schedule: str, p: int = P, b: int = B) -> tuple[Program, ...]:
+    """Two equal layers of an MLP on each of some devices, one after the other."""
+    config, optimizer = MLPConfig(2 * p, 32), optimizers.sgd()
     state = mlp.init(config, optimizer)(0)
-    batch = {key: np.zeros((2 * B, 32), "float32") for key in ("x", "y")}
+    batch = {key: np.zeros((2 * b, 32), "float32") for key in ("x", "y")}
     leaves, tree = flatten(state, "state")
     step = trace_step(mlp.train_step(optimizer), (state, batch), len(leaves), tree, False)
-    cost = unit_cost(devices=P, link=Link("some", 1.0, 1.0))  # so that the planner has a choice
-    plan = make_plan(step, cost.cluster, cost, P, Options(f"pp{P}", B, schedule))
+    cost = unit_cost(devices=p, link=Link("some", 1.0, 1.0))  # so that the planner has a choice
+    plan = make_plan(step, cost.cluster, cost, p, Options(f"pp{p}", b, schedule))
     inputs = frozenset(step.graph.inputs[k] for k in step.batch_positions)
     return lower(plan.divide(step.graph, inputs, step.renewed), plan)
 
@@ -39,6 +40,15 @@ def programs(schedule: str) -> tuple[Program, ...]:
 @functools.cache
 def simulated(schedule: str) -> Simulation:
     return simulate(programs(schedule), COST)
+
+
+@pytest.mark.parametrize(("p", "b"), [(P, B), (5, 3), (6, 11)])
+@pytest.mark.parametrize("schedule", TRAINING)
+def test_programs_need_no_buffers_of_the_network(schedule: str, p: int, b: int) -> None:
+    """The static checker, with messages matched per channel and, as on NCCL, over all of them."""
+    made = programs(schedule, p, b)
+    check(made)
+    check(made, in_order=True)
 
 
 def seconds_of(program: Program) -> dict[str, float]:
