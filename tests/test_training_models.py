@@ -19,12 +19,12 @@ SCRIPT = Path(toys.__file__)
 
 # model, method, microbatches; Wide-ResNet has its statistics of the whole batch
 FAST = [
-    ("bert", "auto", 2), ("bert", "pp2", 4),
+    ("bert", "dp2tp2", 1), ("bert", "pp2", 4),
     ("moe", "auto", 2), ("moe", "dp2tp2", 2), ("moe", "zero3", 2),
     ("wide-resnet", "auto", 1), ("wide-resnet", "zero1", 1), ("wide-resnet", "dp2pp2", 1),
 ]  # fmt: skip
 SLOW = [
-    ("bert", "dp4", 4), ("bert", "tp4", 2), ("bert", "dp2tp2", 1), ("bert", "zero1", 1),
+    ("bert", "auto", 2), ("bert", "dp4", 4), ("bert", "tp4", 2), ("bert", "zero1", 1),
     ("bert", "zero2", 2), ("bert", "zero3", 2), ("bert", "shard_largest", 1), ("bert", "dp2pp2", 2),
     ("moe", "dp4", 2), ("moe", "tp4", 1), ("moe", "zero1", 1), ("moe", "zero2", 2),
     ("moe", "shard_largest", 1), ("moe", "pp2", 4), ("moe", "dp2pp2", 2),
