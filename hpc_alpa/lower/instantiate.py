@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 
 from hpc_alpa.cluster import DeviceMesh
@@ -25,7 +24,7 @@ from hpc_alpa.sharding import Strategy, index_along, local_shape
 from hpc_alpa.sharding.conversions import FREE
 from hpc_alpa.sharding.local import local_call
 from hpc_alpa.sharding.spec import Coords, MeshShape
-from hpc_alpa.sharding.strategies import Signature, signature
+from hpc_alpa.sharding.strategies import Signature
 
 Starts = tuple[int, ...]
 Collective = AllGather | AllReduce | AllToAll | ReduceScatter
@@ -36,7 +35,7 @@ _BOUNDARY = ("accumulate", "accumulate_max", "slot", "stack")
 def kernel(item: Compute, mesh: DeviceMesh, device: int) -> Kernel:
     """One equation on one device."""
     e = item.eqn
-    fields = _fields(signature(e), item.strategy, mesh.shape, mesh.coords(device))
+    fields = _fields(item.signature, item.strategy, mesh.shape, mesh.coords(device))
     return Kernel(e.op, item.inputs, item.output, *fields, e.phase)
 
 
@@ -116,13 +115,18 @@ def nbytes_of(item: Convert, mesh: DeviceMesh) -> int:
 
 def in_microbatch(i: Collective, microbatch: int | None) -> Collective:
     """A collective under the names of one microbatch."""
+    if microbatch is None:
+        return i
     if isinstance(i, AllToAll):
-        return replace(i, source=at(i.source, microbatch), target=at(i.target, microbatch))
-    return replace(
-        i,
-        sources=tuple(at(n, microbatch) for n in i.sources),
-        targets=tuple(at(n, microbatch) for n in i.targets),
-    )
+        source, target = at(i.source, microbatch), at(i.target, microbatch)
+        return AllToAll(source, target, i.split_dim, i.concat_dim, i.group, i.nbytes, i.runs)
+    sources = tuple([at(n, microbatch) for n in i.sources])
+    targets = tuple([at(n, microbatch) for n in i.targets])
+    if isinstance(i, AllReduce):
+        return AllReduce(sources, targets, i.group, i.op, i.nbytes)
+    if isinstance(i, AllGather):
+        return AllGather(sources, targets, i.dims, i.group, i.nbytes, i.runs)
+    return ReduceScatter(sources, targets, i.dims, i.group, i.op, i.nbytes)
 
 
 def is_local(item: Convert) -> bool:

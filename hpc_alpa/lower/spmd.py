@@ -10,6 +10,7 @@ window (prepare, forward, backward, apply); one that the plan holds serves backw
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from hpc_alpa.errors import PlanError
 from hpc_alpa.ir.graph import Eqn, Var
@@ -18,7 +19,7 @@ from hpc_alpa.plan.paths import key, read
 from hpc_alpa.plan.plan import StagePlan
 from hpc_alpa.sharding import Move, ShardingSpec, Strategy, moves
 from hpc_alpa.sharding.phases import Interior, interior, phases, runs_in_phases
-from hpc_alpa.sharding.strategies import signature, strategy_for
+from hpc_alpa.sharding.strategies import Signature, signature, strategy_for
 from hpc_alpa.step import (
     APPLY,
     BACKWARD,
@@ -43,6 +44,11 @@ class Compute:
     strategy: Strategy
     inputs: tuple[str, ...]
     output: str
+
+    @cached_property
+    def signature(self) -> Signature:
+        """Of the equation; all devices ask for it."""
+        return signature(self.eqn)
 
 
 @dataclass(frozen=True)

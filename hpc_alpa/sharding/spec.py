@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from hpc_alpa.errors import ShardingError
 
@@ -76,10 +77,7 @@ class ShardingSpec:
         return ShardingSpec(self.dims, tuple(sorted(axes)), kind if axes else "")
 
     def __str__(self) -> str:
-        text = "".join("S" + "".join(map(str, d)) if d else "R" for d in self.dims) or "."
-        if self.partial:
-            text += f"+{_LETTER[self.kind]}" + "".join(map(str, self.partial))
-        return text
+        return _text(self)
 
     @classmethod
     def parse(cls, text: str) -> ShardingSpec:
@@ -96,6 +94,15 @@ class ShardingSpec:
     def replicated(cls, ndim: int) -> ShardingSpec:
         """The same whole value on every device."""
         return cls(((),) * ndim)
+
+
+@lru_cache(maxsize=4096)
+def _text(spec: ShardingSpec) -> str:
+    # Buffers are named by their specs, so a few of them are printed thousands of times.
+    text = "".join("S" + "".join(map(str, d)) if d else "R" for d in spec.dims) or "."
+    if spec.partial:
+        text += f"+{_LETTER[spec.kind]}" + "".join(map(str, spec.partial))
+    return text
 
 
 def num_tiles(axes: tuple[int, ...], mesh: MeshShape) -> int:
