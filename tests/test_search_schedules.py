@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from hpc_alpa.cluster import DeviceMesh
+from hpc_alpa.models import SGD, MLPConfig, mlp, sgd
+from hpc_alpa.plan.solve.options import Clock
 from hpc_alpa.schedule import SCHEDULES
-from hpc_alpa.search.candidates import Candidate
+from hpc_alpa.search import Request
+from hpc_alpa.search.candidates import Candidate, candidates, steps
 from hpc_alpa.search.layers import Layers
 from hpc_alpa.search.schedules import rescheduled
+from tests.helpers.random_losses import traced_case
+from tests.test_report_frontier import request
 from tests.test_search_choices import Trained, machine
 
 
@@ -56,3 +64,30 @@ def test_the_search_takes_a_faster_schedule(microbatches: int) -> None:
     assert len(plan.submeshes) == 2 and plain.schedule == "1f1b"
     assert plan.schedule != "1f1b"
     assert plan.predicted["step_seconds"] < plain.predicted["step_seconds"]
+
+
+def test_one_stage_or_so_many_where_it_is_asked_for() -> None:
+    optimizer = sgd(SGD())
+    state = mlp.init(MLPConfig(4, 32, "float64"), optimizer)(0)
+    rows = {name: np.zeros((64, 32)) for name in ("x", "y")}
+    case = traced_case(mlp.train_step(optimizer), state, rows)
+    found = replace(request(), graph=case.graph, batch=case.batch, renewed=case.renewed)
+    asked = replace(found, num_microbatches=4)
+    assert {len(c.meshes) for c in _candidates(replace(asked, num_stages=1))} == {1}
+    assert {len(c.meshes) for c in _candidates(asked)} == {1, 2}
+    assert {len(c.meshes) for c in _candidates(replace(asked, num_stages=2))} == {2}
+
+
+def test_microbatches_follow_the_memory() -> None:
+    """More where little fits, and none so few that the largest value alone does not fit."""
+    asked = replace(request(), num_microbatches=None)  # two devices, 64 rows
+    loose = [s.num_microbatches for s in steps(asked, None)]
+    assert loose == [1, 2, 4, 8, 16]
+    largest = max(e.output.type.nbytes for e in asked.graph.eqns if e.phase == "forward")
+    tight = [s.num_microbatches for s in steps(replace(asked, memory=largest / 16), None)]
+    assert tight[0] == 8 and tight[-1] > 16
+
+
+def _candidates(asked: Request) -> list[Candidate]:
+    [step] = steps(asked, None)
+    return list(candidates(asked, None, step, (), Clock(math.inf)))

@@ -17,12 +17,14 @@ from hpc_alpa.search.request import Request
 from hpc_alpa.search.slicing import Slices, slice_stages
 from hpc_alpa.step import (
     BACKWARD,
+    FORWARD,
     NeedsMicrobatches,
     StepGraph,
     marked_layers,
     split_batch,
 )
 
+ENOUGH = 0.25  # of the memory, that all forward values of a microbatch may take
 MANY = 16  # devices, from which on more numbers of microbatches are tried
 Layers = tuple[int, ...]  # numbers of marked layers
 
@@ -147,8 +149,16 @@ def _microbatches(request: Request, method: Method | None) -> list[int]:
         return [divisor(1 if method.stages == 1 else 4 * method.stages)]
     # A pipeline over all devices is 50 to 80 % full with as many microbatches, or twice as many;
     # more of them hold less at once.
-    times = (1, 2, 4, 8) if request.num_devices < MANY else (1, 2, 4, 8, 16)
-    return sorted({1, *(divisor(k * request.num_devices) for k in times)})
+    n, limit = request.num_devices, request.memory_limit
+    times = (1, 2, 4, 8) if n < MANY else (1, 2, 4, 8, 16)
+    found = sorted({1, *(divisor(k * n) for k in times)})
+    made = [e.output.type.nbytes for e in request.graph.eqns if e.phase == FORWARD]
+    while sum(made) / (n * found[-1]) > ENOUGH * limit and found[-1] < rows:
+        found.append(divisor(2 * found[-1]))
+        if found[-1] == found[-2]:
+            return found
+    # In few microbatches the largest value alone is too large, were it split over all devices.
+    return [b for b in found if max(made, default=0) / (n * b) <= limit] or found[-1:]
 
 
 def _schedules(request: Request) -> list[str]:

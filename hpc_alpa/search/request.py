@@ -30,6 +30,7 @@ class Request:
         recompute: marked layers (`hpc_alpa.layer`) that backward makes again: `none`, `all`, their
             numbers, or `auto`, which looks for them where memory is short, and takes none with a
             manual method.
+        num_stages: exactly so many, where stages are searched; None takes as many as pay.
         folder: where plans and solutions are kept for the next time, if anywhere.
     """
 
@@ -49,6 +50,7 @@ class Request:
     seconds: float = 60.0
     recompute: str | tuple[int, ...] = "auto"
     folder: Path | None = None
+    num_stages: int | None = None
 
     @property
     def solutions(self) -> Path | None:

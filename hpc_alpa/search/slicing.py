@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 
@@ -164,11 +164,12 @@ def _estimated(
     for (i, j, m, _), mode in modes.items():
         if m in alone and (i, j) == (0, len(stages) - 1):
             alone[m] = min(alone[m], slots * float(mode.seconds.min()))
-    for m, seconds in alone.items():
+    asked = request.num_stages
+    for m, seconds in alone.items() if asked in (None, 1) else ():
         # One that does not seem to fit is tried where nothing else does.
         yield Slices((), (meshes[m],), (AXES[: len(meshes[m].shape)],), seconds, bound)
     parts = {key: mode for key, mode in modes.items() if meshes[key[2]].num_devices < n}
-    if parts:
+    if parts and asked != 1:
         for found in _pipelines(request, layers, tables, parts, most):
             yield replace(found, bound=bound)
         clock.lap("stages")
@@ -188,7 +189,8 @@ def _pipelines(
     )
     held = tuple(reversed(peak_in_flight(SCHEDULES["1f1b"](most, slots))))
     found: dict[int, Slicing] = {}
-    for count in (None, *(2**k for k in range(1, most.bit_length()))):
+    tried: Iterable[int | None] = (None, *(2**k for k in range(1, most.bit_length())))
+    for count in tried if request.num_stages is None else [request.num_stages]:
         if count in found:
             continue
         try:

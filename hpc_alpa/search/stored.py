@@ -74,7 +74,7 @@ def digest(request: Request) -> str:
         "devices": r.num_devices,
         "asked": [
             r.method, r.num_microbatches, r.schedule, r.memory, r.resharding, r.layers, r.seconds,
-            r.recompute, {name: str(pin) for name, pin in sorted(r.pins.items())},
+            r.recompute, r.num_stages, {name: str(pin) for name, pin in sorted(r.pins.items())},
         ],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
