@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import hpc_alpa
 from hpc_alpa.cli import main
-from hpc_alpa.models import mlp, optimizers
+from hpc_alpa.models import gpt, mlp, optimizers
 from hpc_alpa.plan.plan import Plan
 from hpc_alpa.report.plan_rows import counts
 from hpc_alpa.simulate.timeline import check_trace
@@ -291,6 +291,7 @@ def test_planning_is_for_one_process(folder: Path, mpiexec: Any) -> None:
 def test_a_model_is_planned_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The JSON is a plan, and says what it promises; the second time nothing is traced."""
     monkeypatch.setenv("HPC_ALPA_PLANS", str(tmp_path))
+    monkeypatch.setitem(gpt.SIZES, "350M", (1024, 4, 16))  # 4 layers of its 24
     asked = ["plan", "gpt-350M", "--cluster", "p3.16xlarge:2", "--devices", "2", "--analytic"]
     asked += ["--method", "tp2", "--num-microbatches", "64", "--recompute", "all"]
     out = tmp_path / "plan.json"
@@ -303,10 +304,10 @@ def test_a_model_is_planned_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     predicted = found["predicted"]
     assert predicted["peak_bytes"] == max(predicted["peak_bytes_per_rank"])
     ratio = predicted["tflops_per_device_with_recomputation"] / predicted["tflops_per_device"]
-    assert 1.2 < ratio < 4 / 3, "a third more, but for the head"
+    assert 1.1 < ratio < 4 / 3, "a third more, but for the head"
     [stage] = found["stages"]
     assert stage["submesh"] == [1, 2] and stage["logical_shape"] == [2]
-    assert stage["layers"][0] == "embedding" and "layer 23" in stage["layers"]
+    assert stage["layers"][0] == "embedding" and "layer 3" in stage["layers"]
     assert Plan.from_json(result.stdout).digest == Plan.load(out).digest
     assert Plan.from_json(result.stdout).predicted["peak_bytes"] == predicted["peak_bytes_per_rank"]
 
@@ -315,7 +316,7 @@ def test_a_model_is_planned_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert again["planning_seconds"]["total"] < 1.0 < seconds["total"]
     assert again["predicted"] == predicted and again["stages"] == found["stages"]
     text = CliRunner().invoke(main, asked, catch_exceptions=False).stdout
-    assert "embedding, layer 0-23" in text and "recomputed" in text
+    assert "embedding, layer 0-3" in text and "recomputed" in text
 
 
 def test_neither_a_model_nor_a_script_is_wrong_use() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import schedule_times
 from tests.helpers.schedules import TRAINING
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.slow]  # on idle cores alone
 
 
 def test_the_order_of_schedules_holds_on_ranks(mpiexec) -> None:  # type: ignore[no-untyped-def]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hpc_alpa.api.explain import explain
 from hpc_alpa.cluster import DeviceMesh
 from hpc_alpa.models import SGD, MLPConfig, mlp, sgd
 from hpc_alpa.plan.solve.options import Clock
@@ -64,6 +65,9 @@ def test_the_search_takes_a_faster_schedule(microbatches: int) -> None:
     assert len(plan.submeshes) == 2 and plain.schedule == "1f1b"
     assert plan.schedule != "1f1b"
     assert plan.predicted["step_seconds"] < plain.predicted["step_seconds"]
+    # On several hosts the plan says whether its devices are in the best order.
+    assert plan.predicted["placement"]["ranks"] == 2
+    assert "placement" in explain(plan) and "in their order" in explain(plan)
 
 
 def test_one_stage_or_so_many_where_it_is_asked_for() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hpc_alpa.lower.program import Program
 from hpc_alpa.plan.plan import Plan
+from hpc_alpa.report.placement import placement_row
 from hpc_alpa.report.plan_rows import Names, stage_rows, stored_rows
 from hpc_alpa.report.rows import StageRow
 from hpc_alpa.report.units import nbytes_text, ranks_text, seconds_text
@@ -144,6 +145,8 @@ def _foot(plan: Plan) -> str:
     memory = " to ".join(dict.fromkeys(nbytes_text(f(peaks)) for f in (min, max)))
     text = f"{seconds_text(p.get('step_seconds'))} a step, memory {memory} per rank"
     lines.append(_line("predicted", text))
+    if "placement" in p:
+        lines.append(_line(*placement_row(p["placement"])))
     if s:
         lines.append(
             _line(

@@ -30,8 +30,8 @@ from hpc_alpa.lower import Lowering, lowering
 from hpc_alpa.lower.instantiate import nbytes_of
 from hpc_alpa.lower.spmd import Convert
 from hpc_alpa.plan.plan import Plan
+from hpc_alpa.search.timing import simulated
 from hpc_alpa.sharding.conversions import FREE
-from hpc_alpa.simulate import simulate_plan
 from hpc_alpa.step import LOOP, StepGraph
 
 MOST_ASSIGNMENTS = 50_000  # of ranks to hosts, that are gone through
@@ -105,7 +105,7 @@ def place_plan(step: StepGraph, plan: Plan, cost: Cost) -> tuple[Plan, Placement
     where = {d: d for d in again.ranks}
     # Which of the replicas sends depends on the order, so the flows are not only renumbered.
     after = _Prices(cost, len(where)).of(flows(again), where)
-    before, now = (simulate_plan(x, cost, timeline=False).step_seconds for x in (made, again))
+    before, now = (simulated(step, p, cost).step_seconds for p in (plan, moved))
     if after >= found.before or now >= before:
         stay = tuple((a, a) for a, _ in found.devices)
         return plan, Placement(stay, found.before, found.before, False)

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hpc_alpa.cluster import DeviceMesh
-from hpc_alpa.cost import Cost
 from hpc_alpa.errors import InfeasibleError
-from hpc_alpa.lower.lower import Lowering, lowering_of
 from hpc_alpa.plan.intra_op import IntraOp
 from hpc_alpa.plan.methods import Method, parse_method, restrictions, split_products
 from hpc_alpa.plan.plan import Plan, StagePlan, placement
@@ -21,9 +19,11 @@ from hpc_alpa.plan.solve.solution import Solution
 from hpc_alpa.schedule import SCHEDULES, peak_in_flight
 from hpc_alpa.search.candidates import Candidate
 from hpc_alpa.search.pins import pinned
+from hpc_alpa.search.placement import place_plan
 from hpc_alpa.search.request import Request
 from hpc_alpa.search.tables import structure
-from hpc_alpa.simulate import Simulation, simulate_many
+from hpc_alpa.search.timing import simulated
+from hpc_alpa.simulate import Simulation
 from hpc_alpa.step import StageGraph, StepGraph, split_stages
 
 TRIES = 4  # tightenings of the memory row when the simulator finds more bytes than it counts
@@ -71,7 +71,7 @@ def score(
             break  # tighter than this it cannot be planned
         plan = _plan(request, candidate, made)
         clock.lap("strategies")
-        result = _simulated(step, stages, plan, request.cost)
+        result = simulated(step, plan, request.cost, stages)
         clock.lap("simulation")
         peak = max(result.peak_bytes, default=0)
         least = min(least, peak)
@@ -139,11 +139,19 @@ def _placed(request: Request, mesh: DeviceMesh) -> Hashable:
     return mesh.shape, tuple(number[h] for h in hosts), kinds
 
 
-def _simulated(step: StepGraph, stages: Sequence[StageGraph], plan: Plan, cost: Cost) -> Simulation:
-    def first(count: int) -> Lowering:
-        return lowering_of(step, stages, replace(plan, num_microbatches=count))
+def on_close_devices(request: Request, step: StepGraph, scored: Scored) -> Scored:
+    """A plan whose heavy groups are close on the cluster, and what that gains; or as it is.
 
-    return simulate_many(first, plan.num_microbatches, len(plan.submeshes), cost)
+    Args:
+        step: as the plan divides it.
+    """
+    plan, placement = place_plan(step, scored.plan, request.cost)
+    facts = {"placement": placement.facts}
+    if plan is scored.plan:
+        return replace(scored, plan=replace(plan, predicted={**plan.predicted, **facts}))
+    result = simulated(step, plan, request.cost)
+    made = replace(plan, predicted={**plan.predicted, **_predicted(result), **facts})
+    return replace(scored, plan=made, seconds=result.step_seconds)
 
 
 def least_objective(

@@ -21,7 +21,7 @@ from hpc_alpa.search.candidates import Candidate, Layers, candidates, recomputed
 from hpc_alpa.search.layers import find_layers
 from hpc_alpa.search.request import Request
 from hpc_alpa.search.schedules import rescheduled
-from hpc_alpa.search.scoring import Scored, least_objective, score
+from hpc_alpa.search.scoring import Scored, least_objective, on_close_devices, score
 from hpc_alpa.step import BACKWARD, StepGraph, recompute
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ def _search(request: Request) -> Plan:
     tried.certify(divided)
     if tried.best is None:
         raise _reason(tried.failures, request)
+    tried.on_close_devices(divided)
+    clock.lap("placement")
     plan, seconds = tried.best.plan, tried.best.seconds
     bounds = [c.bound for c in tried.found]
     bound = None if None in bounds else min((b for b in bounds if b is not None), default=None)
@@ -192,6 +194,15 @@ class _Tried:
         if found is not None and self.large:
             [step] = [s for s in divided if s.num_microbatches == found.num_microbatches]
             self.plan(step, found, coarse=False)
+
+    def on_close_devices(self, divided: Sequence[StepGraph]) -> None:
+        """Put the best plan's heavy groups close, on a cluster of several hosts."""
+        found, hosts = self.best_candidate, self.request.cluster.hosts
+        assert self.best is not None and found is not None, "placement follows a plan"
+        if len(hosts) > 1 and self.method is None and self.request.cost.in_seconds:
+            [step] = [s for s in divided if s.num_microbatches == found.num_microbatches]
+            again = recompute(step, found.recompute, found.cuts)
+            self.best = on_close_devices(self.request, again, self.best)
 
     @property
     def large(self) -> bool:

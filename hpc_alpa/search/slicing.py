@@ -35,6 +35,7 @@ Run = tuple[int, int, int, int]  # first layer, last layer, mesh, number of the 
 RulesOn = Callable[[tuple[int, ...]], Restrictions]
 DIVIDED = 0.8  # of the seconds that an axis of a mesh must be able to divide
 ROUGHLY = 1.5  # of the memory, that one stage may seem to need
+FEW = 4  # meshes of all devices that are planned without an estimate
 FAR = 4.0  # times the seconds of a stage, were all stages alike
 SMALL = 4  # devices of a host that get one mesh axis
 
@@ -76,8 +77,9 @@ def slice_stages(
     shapes = (*_shapes(request, n), *_three_axes(request, n))
     whole = [DeviceMesh(shape, tuple(range(n))) for shape in shapes]
     layers = None
-    # Costs that are no seconds speak of one stage alone.
-    if request.cost.in_seconds and n > 1 and len(anchors(step)) > 1:
+    # Costs that are no seconds speak of one stage alone, and so does one microbatch.
+    several = step.num_microbatches > 1 or len(whole) > FEW
+    if request.cost.in_seconds and n > 1 and several and len(anchors(step)) > 1:
         layers = find_layers(step, request.cost, request.layers)
     if layers is None or len(layers) < 2:
         for mesh in whole:
