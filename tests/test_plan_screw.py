@@ -97,7 +97,7 @@ def test_what_is_given_up_as_memory_shrinks(step: StepGraph) -> None:
 
 
 def test_the_plans_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At toy size on four devices, from loose to tight, always the numbers of one device."""
+    """At toy size on four devices, loose and tight: always the numbers of one device."""
     monkeypatch.setattr(slicing, "_meshes", lambda *given: [])  # one stage on all devices
     monkeypatch.setattr(solver, "_CLOSING", 0.1)  # seconds that narrow a gap change no plan here
     config = gpt.GPTConfig(**{**CONFIG, "hidden": 96}, dtype="float64")
@@ -118,11 +118,8 @@ def test_the_plans_run(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, weights = trained(method="dp1", cluster=cluster(1))
     loose, once, _ = trained(cluster=cluster(4))
     peak = max(loose.predicted["peak_bytes"])
-    gathers = [once["all_gather"]]
-    for share in (0.8, 0.5):
-        plan, counts, found = trained(cluster=cluster(4), memory=share * peak)
-        assert max(plan.predicted["peak_bytes"]) <= share * peak
-        gathers.append(counts["all_gather"])
-        for a, b in zip(weights, found, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
-    assert gathers == sorted(gathers) and gathers[-1] > gathers[0]
+    plan, counts, found = trained(cluster=cluster(4), memory=0.5 * peak)
+    assert max(plan.predicted["peak_bytes"]) <= 0.5 * peak
+    assert counts["all_gather"] > once["all_gather"]
+    for a, b in zip(weights, found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)

@@ -28,7 +28,7 @@ def test_a_long_step_is_rounds_of_the_same(schedule: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(periodic, "simulate_plan", counted)
     short = 0
-    for seed in range(6):
+    for seed in range(4):
         rng = random.Random(f"long {seed}")
         step = random_case(seed).split(4)
         size, many = rng.choice([2, 3]), rng.choice([61, 64])
@@ -53,4 +53,4 @@ def test_a_long_step_is_rounds_of_the_same(schedule: str, monkeypatch: pytest.Mo
         for name in ("compute_seconds", "exposed_communication", "waiting_seconds"):
             assert getattr(got, name) == pytest.approx(getattr(want, name), rel=1e-6, abs=1e-12)
     # What GPipe holds grows with every microbatch.
-    assert short >= 4 if schedule != "gpipe" else short < 6
+    assert short >= 3 if schedule != "gpipe" else short < 4

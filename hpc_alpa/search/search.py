@@ -98,7 +98,8 @@ class _Tried:
             always, perhaps = recomputed(self.request, self.method, step)
             found += candidates(self.request, self.method, step, always, self.clock)
             if perhaps and self.request.num_devices > 1:
-                found += candidates(self.request, self.method, step, perhaps, self.clock)
+                again = candidates(self.request, self.method, step, perhaps, self.clock)
+                found += [c for c in again if c.estimate is not None]  # else `one` tries it
         self.found = found = list(dict.fromkeys(found))
         found.sort(key=lambda c: (-math.inf if c.estimate is None else c.estimate, c.recompute))
         for number, candidate in enumerate(found):
