@@ -11,7 +11,14 @@ BULK = ["-m", "mpi4py", "-m", "pytest", "-p", "no:cacheprovider", "tests/mpi/com
 
 # "auto" sleeps where the ranks outnumber the cores; both ways run on any number of cores.
 @pytest.mark.parametrize(
-    ("ranks", "policy"), [(1, "auto"), (2, "spin"), (2, "sleep"), (3, "auto"), (4, "auto")]
+    ("ranks", "policy"),
+    [
+        (1, "auto"),
+        (2, "spin"),
+        pytest.param(2, "sleep", marks=pytest.mark.slow),
+        pytest.param(3, "auto", marks=pytest.mark.slow),
+        (4, "auto"),
+    ],
 )
 def test_collectives(mpiexec: Any, ranks: int, policy: str) -> None:
     result = mpiexec(ranks, BULK, timeout=60, env={"HPC_ALPA_WAIT": policy})
